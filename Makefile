@@ -1,0 +1,50 @@
+# Everything a newcomer needs: `make demo` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test lint setup system clean
+
+help:
+	@echo "make demo    set up .venv, simulate nine cameras, train, test and run thyroid_cls (about 10 minutes, 2 cores)"
+	@echo "make test    set up what is needed, check style and types, run the tests"
+	@echo "make lint    ruff and mypy only"
+	@echo "make clean   remove .venv, demo/ and caches"
+
+setup: $(STAMP)
+
+# torch comes first and alone: whichever build pip is configured for (CPU or CUDA) then stays.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed; say make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "setting up $(VENV): torch, MONAI and what they need (a few minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m tools demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The DICOM validator dciodvfy; without it (and without root) the tests that need it are skipped and say so.
+system:
+	@command -v dciodvfy >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y dicom3tools >/dev/null; } || \
+		echo "dciodvfy (Debian package dicom3tools) is not installed: its tests will be skipped"
+
+# A GPL decoder that scintikit must not depend on, kept apart and only tested against.
+$(VENV)/gpl/.installed: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/gpl -c constraints.txt pylibjpeg-libjpeg
+	@touch $@
+
+test: lint system $(VENV)/gpl/.installed
+	SCINTIKIT_GPL_DECODER=$(abspath $(VENV)/gpl) $(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,129 @@
+"""Measure the simulator: its speed, and how hard its classes are to tell apart by simple means.
+
+    python -m benchmarks.phantoms --profile paper --output FILE.json [--page docs/images/phantoms.png]
+
+A logistic regression on total, maximum and mean counts, the area above a threshold and the left/right asymmetry is
+trained on the internal cameras. Its macro F1 on the external ones must stay below .65: otherwise the classes differ in
+what a ruler measures, and a network trained on them would prove nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import platform
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from scintikit.data import load_datalist
+from scintikit.dicom import Scintigram, read_scintigram
+from scintikit.files import write_atomic, write_json
+from scintikit.phantoms import CLASSES, Case, cases, generator, simulate, simulate_case
+
+SPEED_TARGET = 60.0  # images/s on one core, both files of each written
+F1_LIMIT = 0.65
+
+
+def features(scintigram: Scintigram) -> list[float]:
+    """Return total, maximum and mean counts, thresholded area in mm2 and left/right asymmetry of the first view."""
+    counts, spacing = scintigram.counts[0], scintigram.spacing_mm or (1.0, 1.0)
+    area = float((counts > 0.4 * np.percentile(counts, 99.8)).sum()) * spacing[0] * spacing[1]
+    middle = counts.shape[1] // 2
+    right, left = float(counts[:, :middle].sum()), float(counts[:, middle:].sum())
+    return [float(counts.sum()), float(counts.max()), float(counts.mean()), area, (left - right) / max(left + right, 1)]
+
+
+def simple_classifier(folder: Path) -> dict[str, float]:
+    """Train on the internal cameras; return macro F1 on training and external items, for counts and for their logs."""
+    table = {}
+    for split in ("training", "test"):
+        items = load_datalist(folder, split)
+        values = np.array([features(read_scintigram(item["image"])) for item in items])
+        table[split] = values, [item["label"] for item in items]
+    result = {}
+    for name, change in (("counts", lambda v: v), ("logarithms", _logarithms)):
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
+        model.fit(change(table["training"][0]), table["training"][1])
+        for split, (values, labels) in table.items():
+            result[f"{name}_{split}"] = float(f1_score(labels, model.predict(change(values)), average="macro"))
+    return result
+
+
+def _logarithms(values: np.ndarray) -> np.ndarray:
+    return np.column_stack([np.log1p(values[:, :4]), np.abs(values[:, 4])])
+
+
+def page(path: Path, seed: int = 0, columns: str = "ABCDEGFHI") -> None:
+    """Draw one patient of each class under each camera, windowed from zero to the 99.7th percentile, as PNG."""
+    plt.switch_backend("Agg")
+    figure, axes = plt.subplots(len(CLASSES), len(columns), figsize=(len(columns) * 1.35, len(CLASSES) * 1.5), dpi=100)
+    figure.patch.set_facecolor("black")
+    for row, name in enumerate(CLASSES):
+        for column, centre in enumerate(columns):
+            case = Case(index=100 * row + column, name="", centre=centre, label=row)
+            counts = simulate_case(case, seed)[1].counts
+            axis = axes[row, column]
+            axis.imshow(counts, cmap="gray", vmin=0, vmax=np.percentile(counts, 99.7), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            if row == 0:
+                axis.set_title(f"camera {centre}", color="white", fontsize=7, pad=3)
+        axes[row, 0].set_ylabel(name, color="white", fontsize=8)
+    figure.subplots_adjust(0.025, 0.01, 0.995, 0.95, 0.03, 0.03)
+    figure.canvas.draw()
+    grey = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("L")
+    plt.close(figure)
+    buffer = io.BytesIO()
+    grey.save(buffer, format="PNG", optimize=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def measure(profile: str, seed: int) -> dict[str, Any]:
+    """Simulate a profile on one core, then train the simple classifier on it."""
+    number = len(cases(profile, seed))
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        made = simulate(profile, seed, Path(folder) / "dataset", workers=1)
+        speed = number / (time.perf_counter() - start)
+        simple = simple_classifier(made)
+    return {
+        "ours": {"images_per_second_one_core": speed, "simple_classifier_macro_f1": simple},
+        "usual": None,  # there is no usual simulator to compare with; the targets stand in for it
+        "ratio": None,
+        "targets": {"images_per_second_one_core": SPEED_TARGET, "simple_classifier_external_macro_f1_below": F1_LIMIT},
+        "machine": {"platform": platform.platform(), "processor": platform.processor() or platform.machine()},
+        "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "pydicom")},
+        "settings": {"profile": profile, "seed": seed, "generator": generator()},
+    }
+
+
+def main() -> None:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="demo", help="tiny, demo or paper")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="JSON file for the numbers")
+    parser.add_argument("--page", type=Path, help="PNG file for a page of samples")
+    arguments = parser.parse_args()
+    if arguments.page:
+        page(arguments.page, arguments.seed)
+    result = measure(arguments.profile, arguments.seed)
+    print(f"{result['ours']['images_per_second_one_core']:.0f} images/s on one core (target {SPEED_TARGET:.0f})")
+    for name, value in result["ours"]["simple_classifier_macro_f1"].items():
+        print(f"logistic regression on {name.replace('_', ', ')}: macro F1 {value:.3f}")
+    if arguments.output:
+        write_json(arguments.output, result)
+
+
+if __name__ == "__main__":
+    main()

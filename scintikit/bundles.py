@@ -1,0 +1,31 @@
+"""Where a bundle lies: in this checkout, or unpacked anywhere with a copy of scintikit inside."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from scintikit.errors import ConfigError
+
+
+def find_root(name: str) -> str:
+    """Return the folder of the bundle called `name` in its metadata, so that no config names a path.
+
+    `monai.bundle` puts the folder of the bundle it runs on `sys.path`, which therefore decides; for property look-ups
+    outside a run, the checkout's `bundles/` and the folder around this package are tried.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such bundle.
+    """
+    package_parent = Path(__file__).resolve().parent.parent
+    # sys.path[0] is the script's or the current folder: a bundle that happens to lie there comes after the one that runs.
+    places = [*map(Path, sys.path[1:]), package_parent / "bundles" / name, package_parent, *map(Path, sys.path[:1])]
+    for place in places:
+        metadata = place / "configs" / "metadata.json"
+        if metadata.is_file() and json.loads(metadata.read_text(encoding="utf-8")).get("name") == name:
+            return str(place.resolve())
+    raise ConfigError(f"the bundle {name!r} is nowhere on sys.path nor in {package_parent / 'bundles'}; "
+                      "give its folder as --bundle_root")

@@ -1,0 +1,31 @@
+"""The dataset contract: folders of scintigrams with `dataset.json`, their splits, weights, making and merging."""
+
+from scintikit.data.augmentation import BatchAugmentation
+from scintikit.data.composing import compose
+from scintikit.data.contract import Dataset, Item, item_id, label_names, load_datalist, load_dataset
+from scintikit.data.folders import TolerantDataset, find_images
+from scintikit.data.indexing import IndexResult, index_folder
+from scintikit.data.splits import split_patients
+from scintikit.data.transforms import Resampled
+from scintikit.data.weights import class_weights, positive_weights
+from scintikit.data.writer import DatasetWriter
+
+__all__ = [
+    "BatchAugmentation",
+    "Dataset",
+    "DatasetWriter",
+    "IndexResult",
+    "Item",
+    "Resampled",
+    "TolerantDataset",
+    "class_weights",
+    "compose",
+    "find_images",
+    "index_folder",
+    "item_id",
+    "label_names",
+    "load_datalist",
+    "load_dataset",
+    "positive_weights",
+    "split_patients",
+]

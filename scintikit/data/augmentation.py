@@ -1,0 +1,72 @@
+"""Random augmentation of a whole batch on its device."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+class BatchAugmentation:
+    """Flip, rotate, shift and scale each image of a batch at random: the conventional augmentation of arXiv 2503.00366.
+
+    One affine resampling for the whole batch, on its device. The random numbers are drawn on the CPU by a generator of
+    its own, so they are the same on every device and follow from the last `reseed`.
+
+    Parameters
+    ----------
+    rotate_deg
+        Largest rotation in degrees, either way.
+    shift
+        Largest shift as a share of the image side, either way.
+    scale
+        Largest relative change of size, either way.
+    flip
+        Probability of a left-right flip.
+    brightness
+        Largest relative change of intensity, either way.
+    """
+
+    def __init__(
+        self,
+        rotate_deg: float = 15.0,
+        shift: float = 0.08,
+        scale: float = 0.15,
+        flip: float = 0.5,
+        brightness: float = 0.1,
+    ) -> None:
+        self.rotate_deg = rotate_deg
+        self.shift = shift
+        self.scale = scale
+        self.flip = flip
+        self.brightness = brightness
+        self.generator = torch.Generator().manual_seed(0)
+
+    def reseed(self, *numbers: int) -> None:
+        """Start the random numbers anew from these non-negative integers, for instance (seed, epoch, rank)."""
+        mixed = 0
+        for number in numbers:
+            mixed = (mixed * 1_000_003 + number + 1) % 2**63
+        self.generator.manual_seed(mixed)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return augmented images `(B, C, H, W)`; what comes in from outside the image is 0, as is empty background."""
+        count = len(images)
+        # One draw, six columns: rotation, shift x, shift y, scale, flip, brightness, each uniform in [-1, 1].
+        draw = torch.rand(count, 6, generator=self.generator) * 2 - 1
+        angle = draw[:, 0] * math.radians(self.rotate_deg)
+        size = 1 / (1 + draw[:, 3] * self.scale)
+        mirror = torch.where((draw[:, 4] + 1) / 2 < self.flip, -1.0, 1.0)
+        aspect = images.shape[-2] / images.shape[-1]
+        # grid_sample's coordinates run from -1 to 1 on both axes, so a rotation of a non-square image needs its aspect.
+        theta = torch.stack(
+            [
+                torch.stack([mirror * size * angle.cos(), -size * angle.sin() * aspect, draw[:, 1] * 2 * self.shift], 1),
+                torch.stack([mirror * size * angle.sin() / aspect, size * angle.cos(), draw[:, 2] * 2 * self.shift], 1),
+            ],
+            dim=1,
+        ).to(images)
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return moved * (1 + draw[:, 5] * self.brightness).to(images)[:, None, None, None]

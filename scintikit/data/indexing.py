@@ -1,0 +1,320 @@
+"""Make a dataset from a tree of files as they come from the cameras.
+
+Phase one reads headers only and finds each file's label; phase two writes a copy of every picture taken that holds
+the counts and technical facts and nothing about the patient.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import scintikit
+from scintikit.data.contract import Item
+from scintikit.data.copying import Entry, copy_entry
+from scintikit.data.labels import Row, match_rows, number_labels, read_labels
+from scintikit.data.pseudonyms import pseudonym, read_key
+from scintikit.data.splits import classes_of, split_patients
+from scintikit.data.tree import PICTURE_SUFFIXES, Picture, in_parallel, list_files, scan_tree
+from scintikit.data.writer import DatasetWriter
+from scintikit.errors import DatasetError
+
+
+@dataclass
+class IndexResult:
+    """What `index_folder` took and what it refused.
+
+    Attributes
+    ----------
+    folder : Path or None
+        The dataset; None if nothing was usable.
+    classes : list of str
+        Class names by number.
+    taken : dict
+        For each split, how many pictures each class has.
+    centres : dict
+        How many pictures each centre has.
+    patients : int
+        How many patients there are.
+    refused : dict
+        For each reason, the paths (relative to the tree) of the files refused for it.
+    unmatched : list of str
+        Rows of the table that belong to no usable file.
+    notes : list of str
+        What deserves a look.
+    """
+
+    folder: Path | None = None
+    classes: list[str] = field(default_factory=list)
+    taken: dict[str, dict[str, int]] = field(default_factory=dict)
+    centres: dict[str, int] = field(default_factory=dict)
+    patients: int = 0
+    refused: dict[str, list[str]] = field(default_factory=dict)
+    unmatched: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def report(self) -> dict[str, Any]:
+        """Return the result for a JSON file: counts, without the names of the user's files."""
+        return {
+            "taken": self.taken,
+            "centres": self.centres,
+            "patients": self.patients,
+            "refused": {reason: len(paths) for reason, paths in self.refused.items()},
+            "unmatched_rows": len(self.unmatched),
+            "notes": self.notes,
+        }
+
+    def refuse(self, files: Iterable[tuple[str, str]]) -> None:
+        """Note files (paths relative to the tree) with the reason why they are refused."""
+        for relative, reason in files:
+            self.refused.setdefault(reason, []).append(relative)
+
+
+def index_folder(
+    tree: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    external: Sequence[str] = (),
+    validation: float = 0.2,
+    test: float = 0.2,
+    seed: int = 0,
+    classes: Sequence[str] = (),
+    multi_label: bool = False,
+    patient_pattern: str | None = None,
+    assumed_spacing_mm: float | None = None,
+    key: bytes | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> IndexResult:
+    """Make a dataset from a tree of NM DICOM, NIfTI, PNG or JPEG files.
+
+    Parameters
+    ----------
+    tree : path
+        Folder of any shape.
+    output : path
+        New folder outside the tree. A run that was stopped goes on there.
+    labels : path, optional
+        CSV table, see `scintikit.data.labels.read_labels`. Without it the pictures (not DICOM) in the folders directly
+        under the tree get the folder's name as class.
+    external : sequence of str
+        Centres that serve as test only. Without them a share of the patients does.
+    validation : float
+        Share of the patients, without those of test, for validation.
+    test : float
+        Share of the patients for test where there is no external centre.
+    seed : int
+        Decides which patient goes where.
+    classes : sequence of str
+        Class names in the order of their numbers. Default: those found, in alphabetical order.
+    multi_label : bool
+        Labels are several classes separated by `|`, or none.
+    patient_pattern : str, optional
+        Regular expression for the path (from the tree's top) of NIfTI, PNG and JPEG files, whose first group, or else
+        the whole match, is the patient. Default: the table's column `patient`, or else each file is one patient.
+    assumed_spacing_mm : float, optional
+        Pixel spacing of files that do not state it. Without it such PNG and JPEG files keep theirs unknown and such
+        DICOM and NIfTI files are refused.
+    key : bytes, optional
+        Secret for the pseudonyms; default `read_key()`.
+    workers : int, optional
+        Processes; default one for each CPU.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    IndexResult
+        With `folder` None if nothing was usable.
+
+    Raises
+    ------
+    DatasetError
+        If a folder, the table or an option is wrong.
+
+    Notes
+    -----
+    The patient of a DICOM file is its PatientID, or the table's `patient` where the row names the file by another
+    column. Its centre is the table's `centre`, or else a pseudonym of InstitutionName or StationName. Identifiers
+    enter the dataset only as keyed hashes.
+    """
+    root, folder = _folders(tree, output)
+    key = key or read_key()
+    result = IndexResult()
+    rows, files = _listed(root, Path(labels).absolute()) if labels else _class_folders(root, result)
+    pictures, refused = scan_tree(root, files, workers=workers, progress=progress)
+    result.refuse(refused)
+    entries = _entries(_labelled(pictures, rows, result), patient_pattern, key, result)
+    if not entries:
+        return result
+    result.classes, number_of = number_labels([entry.row for entry in entries], classes, multi_label=multi_label)
+    external = _external(external, entries, key)
+    test = 0.0 if external else test
+    writer = DatasetWriter(
+        folder,
+        name=folder.name,
+        description="Acquired scintigrams. Patients are pseudonyms and headers hold technical facts only.",
+        labels=result.classes,
+        licence="Not stated: ask whoever made this dataset.",
+        recipe={
+            "command": "index",
+            "version": scintikit.__version__,
+            "input": _fingerprint(root, entries, assumed_spacing_mm, key),
+            "validation": validation,
+            "test": test,
+            "external": external,
+            "seed": seed,
+        },
+    )
+    copy = partial(copy_entry, root=root, writer=writer, assumed_spacing_mm=assumed_spacing_mm)
+    items = []
+    for entry, copied in zip(entries, in_parallel(copy, entries, "copying", workers, progress), strict=True):
+        if isinstance(copied, str):
+            result.refuse([(entry.picture.relative, copied)])
+        else:
+            items.append(_item(entry, number_of[entry.row.label], copied))
+    if items:
+        items.sort(key=lambda item: item["image"])
+        splits = split_patients(items, validation=validation, test=test, external=external, seed=seed)
+        result.folder = writer.finish(**splits).parent
+        _count(result, splits)
+    return result
+
+
+def _folders(tree: str | os.PathLike[str], output: str | os.PathLike[str]) -> tuple[Path, Path]:
+    root, folder = Path(tree).expanduser().absolute(), Path(output).expanduser().absolute()
+    if not root.is_dir():
+        raise DatasetError(f"{root} is not a folder; name the folder that holds the pictures")
+    if folder.resolve().is_relative_to(root.resolve()):
+        raise DatasetError(f"{folder} lies in {root}; name an output folder outside the tree")
+    return root, folder
+
+
+def _listed(root: Path, table: Path) -> tuple[list[Row], list[str]]:
+    """Return the table's rows and the files that could be pictures: neither the table itself nor masks."""
+    rows = read_labels(table)
+    others = {table}
+    for row in rows:
+        if row.mask and not (root / row.mask).is_file():
+            raise DatasetError(f"{row.where}: there is no such mask in {root}; write its path from the tree's top")
+        others |= {root / row.mask} if row.mask else set()
+    return rows, [name for name in list_files(root) if root / name not in others]
+
+
+def _class_folders(root: Path, result: IndexResult) -> tuple[list[Row], list[str]]:
+    """Return a row for each picture that lies in a folder of the tree, which names its class."""
+    rows = []
+    for name in list_files(root):
+        if not name.lower().endswith(PICTURE_SUFFIXES):
+            result.refuse([(name, "without a table of labels only PNG, JPEG and NIfTI files are taken; give --labels")])
+        elif "/" not in name:
+            result.refuse([(name, "it lies in no class folder; put it in one or give --labels")])
+        else:
+            rows.append(Row(where=f"class folder {name.split('/')[0]!r}", label=name.split("/")[0], file=name))
+    return rows, [row.file for row in rows]
+
+
+def _labelled(pictures: Sequence[Picture], rows: Sequence[Row], result: IndexResult) -> list[tuple[Picture, Row]]:
+    """Return the pictures that have a row, each SOPInstanceUID once."""
+    row_of, unmatched = match_rows(rows, pictures)
+    result.unmatched = [row.where for row in unmatched]
+    first: dict[str, Row] = {}
+    labelled = []
+    for picture in pictures:
+        row = row_of.get(picture)
+        if row is None:
+            result.refuse([(picture.relative, "no row of the table names it")])
+        elif picture.uid in first:
+            if not row.says_the_same(first[picture.uid]):
+                raise DatasetError(f"{row.where} contradicts {first[picture.uid].where} about a copy of its picture")
+            result.refuse([(picture.relative, "it is a copy of a file taken (same SOPInstanceUID)")])
+        else:
+            labelled.append((picture, row))
+            first |= {picture.uid: row} if picture.uid else {}
+    return labelled
+
+
+def _entries(
+    labelled: Sequence[tuple[Picture, Row]], pattern: str | None, key: bytes, result: IndexResult
+) -> list[Entry]:
+    """Give every picture its pseudonyms; refuse those whose patient is not known."""
+    numbers: Counter[str] = Counter()
+    entries = []
+    for picture, row in labelled:
+        identifier = _patient(picture, row, pattern)
+        if not identifier:
+            reason = "its patient is not known; give a column `patient` or, for PNG, JPEG and NIfTI, --patient_pattern"
+            result.refuse([(picture.relative, reason)])
+            continue
+        patient = "P" + pseudonym(key, "patient", identifier)
+        centre = row.centre or (_centre(picture.institution, key) if picture.institution else "unknown")
+        numbers[patient] += 1
+        uid_seed = pseudonym(key, "picture", picture.uid or picture.relative)
+        entries.append(Entry(picture, row, patient, centre, f"{patient}_{numbers[patient]:02d}", uid_seed))
+    return entries
+
+
+def _patient(picture: Picture, row: Row, pattern: str | None) -> str:
+    """Return the identifier of a picture's patient; "" if it is not known."""
+    if row.patient or picture.patient or not picture.relative.lower().endswith(PICTURE_SUFFIXES):
+        return row.patient or picture.patient
+    if pattern is None:
+        return f"file {picture.relative}"
+    try:
+        match = re.search(pattern, picture.relative)
+    except re.error as error:
+        raise DatasetError(f"the patient pattern {pattern!r} is not a regular expression: {error}") from error
+    return (match[1] if match.re.groups else match[0]) or "" if match else ""
+
+
+def _centre(institution: str, key: bytes) -> str:
+    return "C" + pseudonym(key, "centre", institution)[:8]
+
+
+def _external(external: Sequence[str], entries: Sequence[Entry], key: bytes) -> list[str]:
+    """Return the names that the external centres have in the dataset; an institution may be given by its own name."""
+    centres = {entry.centre for entry in entries}
+    names = [name if name in centres else _centre(name, key) for name in external]
+    for given, name in zip(external, names, strict=True):
+        if name not in centres:
+            raise DatasetError(f"no picture comes from the external centre {given!r}; there are {sorted(centres)}")
+    return sorted(names)
+
+
+def _fingerprint(root: Path, entries: Sequence[Entry], assumed_spacing_mm: float | None, key: bytes) -> str:
+    """Return a keyed hash of all input: it tells whether a run may go on, and nothing else."""
+    facts: list[Any] = [assumed_spacing_mm]
+    for entry in entries:
+        size = (root / entry.picture.relative).stat().st_size
+        row = entry.row
+        facts.append((entry.picture.relative, size, entry.name, entry.centre, row.label, row.mask, row.prompt))
+    return pseudonym(key, "input", repr(facts))
+
+
+def _item(entry: Entry, label: int | list[int], files: dict[str, str]) -> Item:
+    prompt = {"prompt": entry.row.prompt} if entry.row.prompt else {}
+    item = {"label": label, "patient": entry.patient, "centre": entry.centre, "origin": {"kind": "acquired"}}
+    return files | prompt | item
+
+
+def _count(result: IndexResult, splits: dict[str, list[Item]]) -> None:
+    items = [item for part in splits.values() for item in part]
+    for split, part in splits.items():
+        found = Counter(number for item in part for number in classes_of(item))
+        result.taken[split] = {name: found[number] for number, name in enumerate(result.classes)}
+    result.centres = dict(sorted(Counter(item["centre"] for item in items).items()))
+    result.patients = len({item["patient"] for item in items})
+    pairs = {(item["patient"], item["centre"]) for item in items}
+    shared = sum(count > 1 for count in Counter(patient for patient, _ in pairs).values())
+    if shared:
+        result.notes.append(
+            f"{shared} patients occur at several centres and count as one each; if centres merely use the same "
+            "numbers for different people, give a column `patient` that tells them apart"
+        )

@@ -1,0 +1,177 @@
+"""The table that gives files their labels, and how its rows find their pictures."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from scintikit.data.tree import Picture
+from scintikit.errors import DatasetError
+
+#: Columns that say which picture a row is about; of those filled in, the first counts.
+KEYS = ("file", "sopinstanceuid", "patient")
+COLUMNS = (*KEYS, "label", "centre", "mask", "prompt")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row of the table, or a class folder, says of one picture or all of a patient's."""
+
+    where: str
+    label: str
+    file: str = ""
+    sopinstanceuid: str = ""
+    patient: str = ""
+    centre: str = ""
+    mask: str = ""
+    prompt: str = ""
+
+    def __repr__(self) -> str:
+        """Show the place only: the other fields may identify a patient."""
+        return f"Row({self.where!r})"
+
+    def says_the_same(self, other: Row) -> bool:
+        """Whether both rows would make the same item of a picture."""
+        return all(getattr(self, name) == getattr(other, name) for name in ("label", "centre", "mask", "prompt"))
+
+
+def read_labels(path: str | os.PathLike[str]) -> list[Row]:
+    """Read a CSV table (comma, semicolon or tab; UTF-8) whose first row names the columns.
+
+    Columns, in any order and case: at least one of `file` (path in the tree, or a file name that occurs once in it),
+    `SOPInstanceUID`, `patient` (PatientID); `label`; and if wanted `centre`, `mask` (path in the tree), `prompt`.
+
+    Raises
+    ------
+    DatasetError
+        If the table cannot be read, a needed column is missing or a row names no picture.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise DatasetError(f"{path} cannot be read: {reason}; give a CSV table saved as UTF-8") from None
+    delimiter = max(",;\t", key="".join(lines[:1]).count)
+    reader = csv.reader(lines, delimiter=delimiter)
+    columns = [_column(name) for name in next(reader, [])]
+    if "label" not in columns or not set(KEYS) & set(columns):
+        raise DatasetError(f"{path}: its first row must name a column `label` and one of file, SOPInstanceUID, patient")
+    rows = []
+    for values in reader:
+        if not any(map(str.strip, values)):
+            continue
+        where = f"row {reader.line_num} of {path.name}"
+        if len(values) != len(columns):
+            raise DatasetError(
+                f"{where} has {len(values)} columns, the first row {len(columns)}; quote texts with commas"
+            )
+        fields = dict(zip(columns, map(str.strip, values), strict=True))
+        row = Row(where, **{name: fields[name] for name in COLUMNS if name in fields})
+        if not any(getattr(row, key) for key in KEYS):
+            raise DatasetError(f"{row.where} names no file, SOPInstanceUID or patient; fill one in or delete the row")
+        rows.append(row)
+    return rows
+
+
+def _column(name: str) -> str:
+    name = re.sub("[^a-z]", "", name.casefold())
+    return {"center": "centre", "patientid": "patient", "filename": "file"}.get(name, name)
+
+
+def match_rows(rows: Sequence[Row], pictures: Sequence[Picture]) -> tuple[dict[Picture, Row], list[Row]]:
+    """Find every row's pictures; return the row of each picture found, and the rows that have none.
+
+    Raises
+    ------
+    DatasetError
+        If a row's file name occurs several times in the tree or rows contradict each other.
+    """
+    found = _Lookup(pictures)
+    row_of: dict[Picture, Row] = {}
+    unmatched = []
+    for row in rows:
+        matches = found.of(row)
+        if not matches:
+            unmatched.append(row)
+        for picture in matches:
+            other = row_of.setdefault(picture, row)
+            if not other.says_the_same(row):
+                raise DatasetError(f"{row.where} contradicts {other.where} about the same picture; correct one of them")
+    return row_of, unmatched
+
+
+class _Lookup:
+    """Pictures by each thing that a row can name."""
+
+    def __init__(self, pictures: Iterable[Picture]) -> None:
+        self._by: dict[str, dict[str, list[Picture]]] = {name: {} for name in ("path", "name", "uid", "patient")}
+        for picture in pictures:
+            name = PurePosixPath(picture.relative).name
+            keys = {"path": picture.relative, "name": name, "uid": picture.uid, "patient": picture.patient}
+            for kind, value in keys.items():
+                self._by[kind].setdefault(value, []).append(picture)
+
+    def of(self, row: Row) -> list[Picture]:
+        if row.file:
+            path = row.file.replace("\\", "/").removeprefix("./")
+            matches = self._by["path"].get(path) or self._by["name"].get(path, [])
+            if len(matches) > 1:
+                raise DatasetError(
+                    f"{row.where}: {len(matches)} files have the name {path!r}; write its path from the tree's top"
+                )
+            return matches
+        if row.sopinstanceuid:
+            return self._by["uid"].get(row.sopinstanceuid, [])
+        return self._by["patient"].get(row.patient, [])
+
+
+def number_labels(
+    rows: Sequence[Row], classes: Sequence[str] = (), *, multi_label: bool = False
+) -> tuple[list[str], dict[str, int | list[int]]]:
+    """Return the class names and, for each label as written, its number or its list of 0/1.
+
+    Labels are class names (case and spaces at the ends do not matter) or numbers. With `multi_label` they are several
+    separated by `|`, or nothing for none. Without `classes` the names found are taken, in alphabetical order.
+
+    Raises
+    ------
+    DatasetError
+        If a label is missing or unknown; the message names the row.
+    """
+    parts = {row.label: _parts(row, multi_label) for row in rows}
+    names = list(classes) or _names_found(parts)
+    number_of = {name.casefold(): number for number, name in enumerate(names)}
+    number_of |= {str(number): number for number in range(len(names))}
+    labels: dict[str, int | list[int]] = {}
+    for row in rows:
+        unknown = [part for part in parts[row.label] if part.casefold() not in number_of]
+        if unknown:
+            known = ", ".join(f"{number} {name!r}" for number, name in enumerate(names))
+            raise DatasetError(f"{row.where} has the unknown label {unknown[0]!r}; known are {known}")
+        numbers = {number_of[part.casefold()] for part in parts[row.label]}
+        labels[row.label] = [int(n in numbers) for n in range(len(names))] if multi_label else numbers.pop()
+    return names, labels
+
+
+def _parts(row: Row, multi_label: bool) -> list[str]:
+    if multi_label:
+        return [part.strip() for part in row.label.split("|") if part.strip()]
+    if not row.label:
+        raise DatasetError(f"{row.where} has no label; fill it in or delete the row")
+    return [row.label]
+
+
+def _names_found(parts: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the names among the labels, each as it is first spelled."""
+    names: dict[str, str] = {}
+    for part in (part for label in parts.values() for part in label):
+        if not part.isdecimal():
+            names.setdefault(part.casefold(), part)
+    if not names:
+        raise DatasetError("all labels are numbers; name the classes in their order with --classes 'NAME 0,NAME 1,...'")
+    return [names[folded] for folded in sorted(names)]

@@ -1,0 +1,45 @@
+"""Deterministic preprocessing of scintigrams that MONAI lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+
+class Resampled(MapTransform):
+    """Resample 2-D scintigrams to a common pixel spacing, averaging over the area a new pixel covers.
+
+    Cameras store pixels of 0.75 to 3.3 mm. MONAI's Spacing interpolates between the nearest pixels only, which for a
+    coarser grid throws most counts away and adds noise; antialiasing keeps them. Reads the spacing from the affine
+    matrix that the reader set, `(C, H, W)` in and `(C, H', W')` out.
+
+    Parameters
+    ----------
+    keys
+        Items to resample; each must be a MetaTensor.
+    spacing_mm
+        New pixel spacing (row, column) in mm.
+    """
+
+    def __init__(self, keys: KeysCollection, spacing_mm: Sequence[float]) -> None:
+        super().__init__(keys)
+        self.spacing_mm = tuple(float(value) for value in spacing_mm)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with resampled images; their affine then tells the new spacing."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key].clone()
+            old = [float(image.affine[axis, axis]) for axis in (0, 1)]
+            # At least a pixel: a thin strip must not vanish.
+            size = [max(1, round(n * o / s)) for n, o, s in zip(image.shape[1:], old, self.spacing_mm, strict=True)]
+            new = F.interpolate(image.as_tensor()[None].float(), size=size, mode="bilinear", antialias=True)[0]
+            image.affine[[0, 1], [0, 1]] = torch.tensor(self.spacing_mm, dtype=image.affine.dtype)
+            result[key] = MetaTensor(new, meta=image.meta)
+        return result

@@ -1,0 +1,82 @@
+"""The files of a folder of any shape: which of them are scintigrams, told from their headers alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from scintikit.dicom import scan_header
+
+#: Files that are pictures by their name and have no header worth reading first.
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".nii", ".nii.gz")
+#: What a dataset holds; a frame of a dynamic or tomographic acquisition is not a scintigram of its own.
+IMAGE_TYPES = ("", "STATIC", "WHOLE BODY")
+
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A usable file of the tree. Identifiers are there to be matched and hashed, never shown."""
+
+    relative: str
+    uid: str = field(default="", repr=False)
+    patient: str = field(default="", repr=False)
+    institution: str = field(default="", repr=False)
+
+
+def list_files(root: Path) -> list[str]:
+    """Return the paths of all files under `root`, relative to it, with forward slashes, sorted."""
+    return sorted(
+        (Path(parent) / name).relative_to(root).as_posix() for parent, _, names in os.walk(root) for name in names
+    )
+
+
+def scan_tree(
+    root: Path, files: Sequence[str], *, workers: int | None = None, progress: bool = True
+) -> tuple[list[Picture], list[tuple[str, str]]]:
+    """Read the headers of files (paths relative to `root`); return the usable ones, and the others with a reason."""
+    found = list(in_parallel(partial(_scan, root), files, "reading headers", workers, progress))
+    pictures = [picture for picture in found if isinstance(picture, Picture)]
+    return pictures, [(name, why) for name, why in zip(files, found, strict=True) if isinstance(why, str)]
+
+
+def _scan(root: Path, relative: str) -> Picture | str:
+    if relative.lower().endswith(PICTURE_SUFFIXES):
+        return Picture(relative)
+    path = f"{root}/{relative}"
+    header = scan_header(path)
+    if not header.usable:
+        return bare_reason(header.reason, path)
+    if header.synthetic:
+        return "it says that its picture is synthetic; `compose` merges synthetic datasets"
+    if header.image_type not in IMAGE_TYPES:
+        return f"it is a {header.image_type} acquisition; a dataset holds static and whole-body pictures"
+    return Picture(relative, header.sop_instance_uid, header.patient_id, header.institution or header.station)
+
+
+def bare_reason(message: str, path: str | os.PathLike[str]) -> str:
+    """Return what a message says of a file without its path, so that equal reasons are equal texts."""
+    return message.rpartition(f"{path}: ")[2]
+
+
+def in_parallel(
+    function: Callable[[Value], Result], values: Sequence[Value], label: str, workers: int | None, progress: bool
+) -> Iterator[Result]:
+    """Yield the results in order, with a progress bar; few values or one worker need no processes."""
+    workers = min(workers or os.cpu_count() or 1, len(values) // 64 + 1)
+    bar = partial(tqdm, desc=label, total=len(values), unit=" files", disable=not progress)
+    if workers == 1:
+        yield from bar(map(function, values))
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        chunk = min(256, len(values) // (workers * 4) + 1)
+        yield from bar(pool.map(function, values, chunksize=chunk))

@@ -1,0 +1,112 @@
+"""Write a dataset so that a run killed at any moment can be run again and ends in the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scintikit.data.contract import FILE_NAME, Item, check
+from scintikit.errors import DatasetError
+from scintikit.files import write_json
+
+RECIPE_NAME = "recipe.json"
+
+
+class DatasetWriter:
+    """Fill a folder with a dataset: files first, `dataset.json` last.
+
+    The folder gets a `recipe.json` before anything else; it tells a later run whether it may go on here. Write the
+    files themselves atomically (`scintikit.files.write_atomic`, `scintikit.dicom.write_scintigram`), so that a file
+    that is there is whole. One run at a time may fill a folder, with as many workers as it likes.
+
+    Parameters
+    ----------
+    folder : path
+        Where to write: absent, empty, or begun by the same recipe.
+    name, description, licence, modality : str
+        As in `dataset.json`.
+    labels : sequence of str
+        Class names in the order of their numbers.
+    recipe : dict
+        JSON-able; everything that decides the dataset's bytes (settings, seed, version of the code).
+
+    Raises
+    ------
+    DatasetError
+        If the folder holds anything else than an unfinished or finished dataset of this recipe.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        name: str,
+        description: str,
+        labels: Sequence[str],
+        licence: str,
+        recipe: Mapping[str, Any],
+        modality: str = "NM",
+    ) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        self._header = {
+            "name": name,
+            "description": description,
+            "labels": {str(number): label for number, label in enumerate(labels)},
+            "modality": modality,
+            "licence": licence,
+            "recipe": dict(recipe),
+        }
+        self._begin()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the dataset is finished, so that there is nothing to do."""
+        return (self.folder / FILE_NAME).is_file()
+
+    def has(self, relative: str) -> bool:
+        """Whether a file (path relative to the folder) is there already."""
+        return (self.folder / relative).is_file()
+
+    def finish(self, *, training: Iterable[Item], validation: Iterable[Item] = (), test: Iterable[Item] = ()) -> Path:
+        """Check all rules of the contract and write `dataset.json`; return its path.
+
+        Raises
+        ------
+        DatasetError
+            If the items or their files break the contract; nothing is written then.
+        """
+        content = self._header | {"training": list(training), "validation": list(validation), "test": list(test)}
+        check(self.folder, content)
+        write_json(self.folder / FILE_NAME, content)
+        return self.folder / FILE_NAME
+
+    def _begin(self) -> None:
+        """Claim the folder for this recipe, or make sure that it was claimed for it before."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise DatasetError(f"{self.folder} is a file; name a folder for the dataset")
+        # What a killed run was writing; the names are those that write_atomic gives.
+        for leftover in self.folder.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        claim = self.folder / RECIPE_NAME
+        if claim.is_file():
+            if _read(claim) != json.loads(json.dumps(self._header)):
+                raise DatasetError(
+                    f"{self.folder} holds a dataset made with other settings or another version of the code "
+                    f"(see its {RECIPE_NAME}); name another folder, or delete this one"
+                )
+        elif self.folder.is_dir() and any(self.folder.iterdir()):
+            raise DatasetError(
+                f"{self.folder} is not empty and was not begun by this command; name a new folder for the dataset"
+            )
+        else:
+            write_json(claim, self._header)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None

@@ -1,0 +1,39 @@
+"""Parts for MONAI's trainers and evaluators."""
+
+from scintikit.engines.batch import PrepareImages
+from scintikit.engines.calibration import calibrate, load_calibration
+from scintikit.engines.checkpoint import Checkpoints
+from scintikit.engines.device import pick_device, pick_dtype
+from scintikit.engines.distributed import start_processes
+from scintikit.engines.gradcam import grad_cam
+from scintikit.engines.handlers import (
+    CaptureFeatures,
+    EpochProgress,
+    SeedEpoch,
+    StopOnNonFiniteLoss,
+    TensorBoardImages,
+)
+from scintikit.engines.inferer import AutocastInferer
+from scintikit.engines.network import load_pretrained, prepare_network
+from scintikit.engines.outputs import EvaluationReport, WritePredictions
+
+__all__ = [
+    "AutocastInferer",
+    "CaptureFeatures",
+    "Checkpoints",
+    "EpochProgress",
+    "EvaluationReport",
+    "PrepareImages",
+    "SeedEpoch",
+    "StopOnNonFiniteLoss",
+    "TensorBoardImages",
+    "WritePredictions",
+    "calibrate",
+    "grad_cam",
+    "load_calibration",
+    "load_pretrained",
+    "pick_device",
+    "pick_dtype",
+    "prepare_network",
+    "start_processes",
+]

@@ -1,0 +1,153 @@
+"""After training: what inference needs besides the weights, measured on held-out patients."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from scintikit.errors import ConfigError
+from scintikit.files import write_atomic
+from scintikit.metrics import conformal_threshold, fit_ood
+
+logger = logging.getLogger(__name__)
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def load_weights(network: torch.nn.Module, path: str | Path) -> None:
+    """Load a plain state dict into the network.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or made for another network; says what differs.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no trained model {path}; run `training` first, or give --ckpt_dir")
+    try:
+        getattr(network, "module", network).load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except RuntimeError as error:
+        raise ConfigError(f"{path} does not fit network_def: {error}") from error
+
+
+def predict(
+    network: torch.nn.Module,
+    loader: Iterable[dict[str, Any]],
+    inferer: Callable[..., torch.Tensor],
+    prepare_batch: Callable[..., tuple[torch.Tensor, torch.Tensor | None]],
+    feature_layer: str,
+    device: torch.device,
+) -> dict[str, np.ndarray]:
+    """Run a classifier over a loader.
+
+    Returns
+    -------
+    dict
+        `probabilities` (N, C), `features` (N, D): the input of `feature_layer`, `labels` (N,).
+    """
+    network = getattr(network, "module", network).eval()
+    kept: dict[str, list[torch.Tensor]] = {"probabilities": [], "features": [], "labels": []}
+    hook = network.get_submodule(feature_layer).register_forward_pre_hook(
+        lambda module, inputs: kept["features"].append(inputs[0].float().cpu())
+    )
+    try:
+        with torch.no_grad():
+            for batch in tqdm(loader, desc="calibrating", leave=False):
+                images, labels = prepare_batch(batch, device)
+                kept["probabilities"].append(inferer(images, network).softmax(dim=1).cpu())
+                if labels is not None:
+                    kept["labels"].append(labels.cpu())
+    finally:
+        hook.remove()
+    return {name: torch.cat(parts).numpy() for name, parts in kept.items() if parts}
+
+
+def calibrate(
+    network: torch.nn.Module,
+    ckpt_dir: str,
+    training: Iterable[dict[str, Any]],
+    validation: Iterable[dict[str, Any]],
+    inferer: Callable[..., torch.Tensor],
+    prepare_batch: Callable[..., tuple[torch.Tensor, torch.Tensor | None]],
+    feature_layer: str,
+    device: torch.device,
+    alpha: float = 0.1,
+    rank: int = 0,
+) -> Path:
+    """Measure the conformal threshold and the out-of-distribution score of `model.pt`; write `calibration.pt`.
+
+    The threshold comes from validation patients, so sets cover the true class with probability 1 - alpha on patients
+    like those; how far that holds on other cameras is measured by the evaluation. The features of the training images
+    describe what the network knows; validation sets the score above which an image counts as unlike them.
+
+    Parameters
+    ----------
+    network
+        The classifier; gets the weights of `ckpt_dir`/model.pt.
+    ckpt_dir
+        Folder with `model.pt`; `calibration.pt` goes there.
+    training, validation
+        Loaders without augmentation.
+    inferer, prepare_batch, device
+        As for the evaluator.
+    feature_layer
+        The layer whose input is the feature vector, for instance `fc`.
+    alpha
+        Share of cases in which a conformal set may miss the true class.
+    rank
+        Process rank in distributed training; only rank 0 works.
+    """
+    path = Path(ckpt_dir) / "calibration.pt"
+    if rank != 0:
+        return path
+    weights = Path(ckpt_dir) / "model.pt"
+    load_weights(network, weights)
+    known = predict(network, training, inferer, prepare_batch, feature_layer, device)
+    held_out = predict(network, validation, inferer, prepare_batch, feature_layer, device)
+    calibration = {
+        "model_sha256": file_sha256(weights),
+        "alpha": alpha,
+        "conformal_threshold": conformal_threshold(held_out["probabilities"], held_out["labels"], alpha).tolist(),
+        "ood": _tensors(fit_ood(known["features"], held_out["features"])),
+    }
+    buffer = io.BytesIO()
+    torch.save(calibration, buffer)
+    write_atomic(path, buffer.getvalue())
+    logger.info("wrote %s: conformal threshold %.3f", path, calibration["conformal_threshold"][0])
+    return path
+
+
+def load_calibration(ckpt_dir: str) -> dict[str, Any]:
+    """Read `calibration.pt` and check that it was measured for the `model.pt` beside it.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing or belongs to other weights.
+    """
+    path, weights = Path(ckpt_dir) / "calibration.pt", Path(ckpt_dir) / "model.pt"
+    if not weights.is_file():
+        raise ConfigError(f"there is no trained model {weights}; run `training` first, or give --ckpt_dir")
+    if not path.is_file():
+        raise ConfigError(f"there is no {path}; run the id `calibrating` of train.json to make it")
+    calibration = torch.load(path, map_location="cpu", weights_only=True)
+    if calibration["model_sha256"] != file_sha256(weights):
+        raise ConfigError(f"{path} was measured for another model.pt; run the id `calibrating` of train.json anew")
+    calibration["ood"] = {k: v.numpy() if torch.is_tensor(v) else v for k, v in calibration["ood"].items()}
+    return calibration
+
+
+def _tensors(values: dict[str, Any]) -> dict[str, Any]:
+    """Turn arrays into tensors, which `torch.load(weights_only=True)` reads."""
+    return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in values.items()}

@@ -1,0 +1,135 @@
+"""Keep the best and the last state of a training, stop it early, resume it exactly."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from scintikit.errors import ConfigError, ScintikitError
+from scintikit.files import write_atomic
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """Handler of a MONAI trainer that keeps `model.pt` (best) and `last.pt` (to resume from) in a folder.
+
+    MONAI's CheckpointSaver writes in place and forgets on resume which metric was the best so far; this one writes
+    atomically and keeps all that decides how the training goes on. `model.pt` is a plain state dict on the CPU.
+    Attach it after the ValidationHandler, so that an epoch's metric is there when it looks.
+
+    Parameters
+    ----------
+    folder
+        Where the files go.
+    network, optimizer, lr_scheduler
+        What is saved.
+    evaluator
+        The validation engine; its key metric (larger is better) decides what is best.
+    patience
+        Epochs without a better metric after which the training stops; 0 never stops it.
+    resume
+        Continue from `last.pt`. Without it, training starts anew and replaces both files.
+
+    Raises
+    ------
+    ConfigError
+        On start, if `resume` is asked for and there is no `last.pt`, or if it belongs to another network.
+    ScintikitError
+        If the key metric is not a number, for instance because validation lacks a class.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        network: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler: Any,
+        evaluator: Any,
+        patience: int = 0,
+        resume: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self.network = getattr(network, "module", network)  # a DistributedDataParallel wraps the network
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.evaluator = evaluator
+        self.patience = patience
+        self.resume = resume
+        self.best_metric = -math.inf
+        self.best_epoch = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._keep)
+
+    def _start(self, engine: Engine) -> None:
+        if not self.resume:
+            return
+        path = self.folder / "last.pt"
+        if not path.is_file():
+            raise ConfigError(f"resume: there is no {path}; train without --resume first")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ConfigError(f"resume: {path} does not belong to this configuration: {error}") from error
+        self.best_metric, self.best_epoch = state["best_metric"], state["best_epoch"]
+        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        logger.info("resumed after epoch %d from %s", state["epoch"], path)
+        self._stop_if_stale(engine)
+
+    def _keep(self, engine: Engine) -> None:
+        metric = self._new_metric(engine)
+        main_process = engine.state.rank == 0
+        if metric is not None and metric > self.best_metric:
+            self.best_metric, self.best_epoch = metric, engine.state.epoch
+            if main_process:
+                weights = {k: v.cpu().contiguous() for k, v in self.network.state_dict().items()}
+                _save(self.folder / "model.pt", weights)
+        if main_process:
+            _save(self.folder / "last.pt", self._state(engine))
+        self._stop_if_stale(engine)
+
+    def _new_metric(self, engine: Engine) -> float | None:
+        name = self.evaluator.state.key_metric_name
+        if name is None or self.evaluator.state.epoch != engine.state.epoch:  # no validation in this epoch
+            return None
+        metric = float(self.evaluator.state.metrics[name])
+        if not math.isfinite(metric):
+            raise ScintikitError(
+                f"validation metric {name} is {metric} in epoch {engine.state.epoch}; each class must occur in the "
+                "validation split of the dataset"
+            )
+        return metric
+
+    def _state(self, engine: Engine) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": self.lr_scheduler.state_dict(),
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "best_metric": self.best_metric,
+            "best_epoch": self.best_epoch,
+        }
+
+    def _stop_if_stale(self, engine: Engine) -> None:
+        if self.patience and self.best_epoch and engine.state.epoch - self.best_epoch >= self.patience:
+            logger.info("no better validation metric since epoch %d: training stops", self.best_epoch)
+            engine.terminate()
+
+
+def _save(path: Path, value: Any) -> None:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    write_atomic(path, buffer.getvalue())

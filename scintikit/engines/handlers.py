@@ -1,0 +1,149 @@
+"""Small handlers for MONAI's engines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import IterationEvents
+from tqdm import tqdm
+
+from scintikit.errors import ScintikitError
+
+
+class SeedEpoch:
+    """Reseed an augmentation when an epoch starts, from (seed, epoch, rank) alone.
+
+    A training that is killed and resumed then draws the same random numbers as one that was never stopped.
+    """
+
+    def __init__(self, augmentation: Any, seed: int = 0) -> None:
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Reseed."""
+        if self.augmentation is not None:
+            self.augmentation.reseed(self.seed, engine.state.epoch, engine.state.rank)
+
+
+class StopOnNonFiniteLoss:
+    """Stop a training before a loss that is not finite reaches the weights, and name the items of its batch."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Raise `ScintikitError` if the loss is not finite."""
+        loss = engine.state.output["loss"]
+        if not torch.isfinite(loss):
+            raise ScintikitError(
+                f"the loss is {loss.item()} in epoch {engine.state.epoch}, iteration {engine.state.iteration}; items "
+                f"of the batch: {list(engine.state.batch['id'])}. Look at these images, or lower learning_rate"
+            )
+
+
+class CaptureFeatures:
+    """Add the input of one layer, such as the features `(B, D)` before the classifier, to an evaluator's output.
+
+    Parameters
+    ----------
+    network
+        The network the evaluator runs.
+    layer
+        Name of the layer whose input is wanted, for instance `fc`.
+    """
+
+    def __init__(self, network: torch.nn.Module, layer: str) -> None:
+        self.features: torch.Tensor | None = None
+        module = getattr(network, "module", network).get_submodule(layer)
+        module.register_forward_pre_hook(self._remember)
+
+    def _remember(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self.features = inputs[0].detach().float()
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Put the features into `engine.state.output["features"]`."""
+        engine.state.output["features"] = self.features
+
+
+class TensorBoardImages:
+    """Show the first images of an epoch's first batch, as the network gets them, in TensorBoard.
+
+    Parameters
+    ----------
+    writer
+        A TensorBoard SummaryWriter, shared with the other handlers.
+    tag
+        Name of the panel.
+    count
+        How many images.
+    interval
+        Every how many epochs.
+    """
+
+    def __init__(self, writer: Any, tag: str = "train/images", count: int = 16, interval: int = 5) -> None:
+        self.writer = writer
+        self.tag = tag
+        self.count = count
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the images of the first batch of every `interval`-th epoch."""
+        first_of_epoch = (engine.state.iteration - 1) % engine.state.epoch_length == 0
+        if first_of_epoch and (engine.state.epoch - 1) % self.interval == 0:
+            images = engine.state.output["image"][: self.count].float().clamp(0, 1).cpu()
+            self.writer.add_images(self.tag, images, engine.state.epoch)
+
+
+class EpochProgress:
+    """One progress bar over a whole training: epoch, loss, validation metric and the time left.
+
+    Parameters
+    ----------
+    evaluator
+        The validation engine, whose key metric is shown.
+    """
+
+    def __init__(self, evaluator: Any) -> None:
+        self.evaluator = evaluator
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        for event in (Events.COMPLETED, Events.TERMINATE, Events.EXCEPTION_RAISED):
+            engine.add_event_handler(event, self._close)
+
+    def _open(self, engine: Engine) -> None:
+        state = engine.state
+        self.bar = tqdm(
+            total=state.max_epochs * state.epoch_length, initial=state.iteration, unit="batch", desc="training"
+        )
+
+    def _step(self, engine: Engine) -> None:
+        state, validation = engine.state, self.evaluator.state
+        shown = {"epoch": f"{state.epoch}/{state.max_epochs}", "loss": f"{state.output['loss'].item():.3f}"}
+        if validation.best_metric_epoch > 0:
+            shown[f"best {validation.key_metric_name}"] = f"{validation.best_metric:.3f}"
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update()
+
+    def _close(self, engine: Engine, error: BaseException | None = None) -> None:
+        self.bar.close()
+        if error is not None:
+            raise error

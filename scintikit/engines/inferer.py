@@ -1,0 +1,32 @@
+"""The forward pass: number format and memory layout in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+
+from scintikit.engines.device import pick_dtype
+
+
+class AutocastInferer(Inferer):
+    """Run a network under autocast on any device and return float32.
+
+    MONAI's `amp=True` means CUDA only and is silently fp32 elsewhere; this one also uses the bfloat16 units of CPUs.
+
+    Parameters
+    ----------
+    precision
+        `"auto"`, `"bf16"` or `"fp32"`, see `pick_dtype`.
+    """
+
+    def __init__(self, precision: str = "auto") -> None:
+        super().__init__()
+        self.precision = precision
+
+    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the float32 network(inputs) for inputs `(B, C, H, W)`."""
+        dtype = pick_dtype(inputs.device, self.precision)
+        with torch.autocast(inputs.device.type, dtype, enabled=dtype != torch.float32):
+            return network(inputs, *args, **kwargs).float()

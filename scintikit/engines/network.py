@@ -1,0 +1,76 @@
+"""Put a network on its device, if asked with pretrained weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from scintikit.errors import ConfigError
+
+
+def prepare_network(
+    network: torch.nn.Module, device: torch.device, pretrained: str | None = None
+) -> torch.nn.Module:
+    """Return the network on `device` in channels-last order.
+
+    Parameters
+    ----------
+    network
+        Any network on images `(B, C, H, W)`.
+    device
+        Where it will run.
+    pretrained
+        File with a state dict to start from, see `load_pretrained`.
+    """
+    if pretrained:
+        load_pretrained(network, pretrained)
+    return network.to(device=device, memory_format=torch.channels_last)
+
+
+def load_pretrained(network: torch.nn.Module, path: str) -> list[str]:
+    """Load every fitting tensor of a state dict, such as ImageNet weights of a ResNet18, into the network.
+
+    A first convolution for 3 colour channels is folded to the network's 1 grey channel by summing over the colours: a
+    grey picture given three times would produce the same activations. The classification layer is left as initialised
+    if its shape differs; any other mismatch is an error.
+
+    Parameters
+    ----------
+    network
+        The network to fill, changed in place.
+    path
+        A file written by `torch.save`: a state dict, or a dict that has one under `state_dict` or `model`.
+
+    Returns
+    -------
+    list of str
+        The names of the tensors that stay as initialised.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or the weights belong to another network; the message names what differs.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"load_pretrained: there is no file {path}; give the path of a saved state dict or null")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state.get("model", state))
+    own = network.state_dict()
+    fitting: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        name = name.removeprefix("module.")
+        if name in own and own[name].ndim == 4 and own[name].shape[1] == 1 and tensor.shape[1] == 3:
+            tensor = tensor.sum(dim=1, keepdim=True)
+        if name in own and own[name].shape == tensor.shape:
+            fitting[name] = tensor
+    left = sorted(set(own) - set(fitting))
+    head = list(own)[-1].rsplit(".", 1)[0]
+    wrong = [name for name in left if name.rsplit(".", 1)[0] != head and not name.endswith("num_batches_tracked")]
+    if wrong:
+        raise ConfigError(
+            f"load_pretrained: {path} does not fit {type(network).__name__}: {len(wrong)} tensors are missing or of "
+            f"another shape, first {wrong[:3]}; expected the state dict of the same architecture"
+        )
+    network.load_state_dict(fitting, strict=False)
+    return left

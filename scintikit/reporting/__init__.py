@@ -1,0 +1,20 @@
+"""Figures and the self-contained HTML report."""
+
+from scintikit.reporting.classification import classification_report, interval_text
+from scintikit.reporting.figures import figure_png, save_figure
+from scintikit.reporting.overlay import overlay_png
+from scintikit.reporting.predictions import ReportError, predictions_table
+from scintikit.reporting.report import Picture, Table, write_report
+
+__all__ = [
+    "Picture",
+    "ReportError",
+    "Table",
+    "classification_report",
+    "figure_png",
+    "interval_text",
+    "overlay_png",
+    "predictions_table",
+    "save_figure",
+    "write_report",
+]

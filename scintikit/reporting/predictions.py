@@ -1,0 +1,78 @@
+"""The table of predictions: what `predictions.csv` holds and the report reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from scintikit.errors import ScintikitError
+
+PREFIX = "p_"  # the columns of probabilities are "p_" + class name, in the order of the classes
+
+
+class ReportError(ScintikitError, ValueError):
+    """The input of a report is unusable; the message says what was expected."""
+
+
+def predictions_table(
+    ids: Sequence[str],
+    probabilities: ArrayLike,
+    class_names: Sequence[str],
+    *,
+    labels: ArrayLike | None = None,
+    centres: Sequence[str] | None = None,
+    sets: ArrayLike | None = None,
+    ood_scores: ArrayLike | None = None,
+) -> pd.DataFrame:
+    """Return one row per image.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        Pseudonyms of the N images; they are shown in reports.
+    probabilities : array_like, shape (N, C)
+    class_names : sequence of str
+        C names in the order of the columns.
+    labels : array_like of int, shape (N,), optional
+        True classes.
+    centres : sequence of str, optional
+    sets : array_like of bool, shape (N, C), optional
+        Conformal sets.
+    ood_scores : array_like, shape (N,), optional
+
+    Returns
+    -------
+    DataFrame
+        Columns `id`, `centre`, `label` (name of the true class), `prediction` (name of the most probable class),
+        `probability` (its probability), `p_<class>` for every class, `set` (names joined by " | ") and `ood_score`;
+        what was not given has no column.
+
+    Raises
+    ------
+    ReportError
+        The lengths differ.
+    """
+    values, names = np.asarray(probabilities, dtype=float), np.array([str(name) for name in class_names])
+    given = {"centre": centres, "label": labels, "set": sets, "ood_score": ood_scores}
+    lengths = {what: len(np.asarray(column)) for what, column in given.items() if column is not None}
+    if values.shape != (len(ids), len(names)) or set(lengths.values()) - {len(ids)}:
+        raise ReportError(
+            f"{len(ids)} ids and {len(names)} class names do not fit probabilities of shape {values.shape} "
+            f"and columns of lengths {lengths}; expected one row per id and one probability per class."
+        )
+    columns: dict[str, ArrayLike] = {"id": [str(identifier) for identifier in ids]}
+    if centres is not None:
+        columns["centre"] = [str(centre) for centre in centres]
+    if labels is not None:
+        columns["label"] = names[np.asarray(labels)]
+    columns["prediction"] = names[values.argmax(axis=1)]
+    columns["probability"] = values.max(axis=1)
+    columns |= {PREFIX + name: values[:, c] for c, name in enumerate(names)}
+    if sets is not None:
+        columns["set"] = [" | ".join(names[members]) for members in np.asarray(sets, dtype=bool)]
+    if ood_scores is not None:
+        columns["ood_score"] = np.asarray(ood_scores, dtype=float)
+    return pd.DataFrame(columns)

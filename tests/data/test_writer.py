@@ -1,0 +1,79 @@
+import json
+import multiprocessing
+import time
+
+import pytest
+
+from scintikit.data import DatasetWriter, load_dataset
+from scintikit.errors import DatasetError
+from scintikit.files import write_atomic
+
+SETTINGS = {"name": "n", "description": "d", "labels": ["a", "b"], "licence": "none"}
+
+FORK = "fork" in multiprocessing.get_all_start_methods()
+
+
+def generate(folder, pause, item):
+    """Do what a generator does: file after file, skipping those that are there."""
+    writer = DatasetWriter(folder, **SETTINGS, recipe={"seed": 1})
+    items = []
+    for n in range(100):
+        image = f"images/A_{n}.dcm"
+        items.append(item(f"A_{n}", n % 2))
+        if not writer.has(image):
+            write_atomic(writer.folder / image, bytes([n]) * 10_000)
+            time.sleep(pause)
+    writer.finish(training=items)
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.skipif(not FORK, reason="needs a process that starts at once")
+def test_killed_at_any_moment_a_second_run_ends_in_the_same_bytes(tmp_path, item):
+    generate(tmp_path / "whole", 0, item)
+    process = multiprocessing.get_context("fork").Process(target=generate, args=(tmp_path / "killed", 0.01, item))
+    process.start()
+    time.sleep(0.4)
+    process.kill()
+    process.join()
+    assert 1 <= len(contents(tmp_path / "killed")) < 101
+    assert not (tmp_path / "killed/dataset.json").exists()
+    # The worst moment: in the middle of a file.
+    write_atomic(tmp_path / "killed/images/.A_99.dcm.xyz.tmp", b"half")
+    generate(tmp_path / "killed", 0, item)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert load_dataset(tmp_path / "killed").sha256 == load_dataset(tmp_path / "whole").sha256
+
+
+def test_complete_only_after_finish(tmp_path, item):
+    writer = DatasetWriter(tmp_path / "d", **SETTINGS, recipe={"seed": 1, "pair": (1, 2)})
+    assert not writer.complete
+    assert not writer.has("images/A_1.dcm")
+    write_atomic(writer.folder / "images/A_1.dcm", b"x")
+    assert writer.has("images/A_1.dcm")
+    writer.finish(training=[item("A_1")])
+    again = DatasetWriter(tmp_path / "d", **SETTINGS, recipe={"seed": 1, "pair": (1, 2)})
+    assert again.complete
+    assert json.loads((tmp_path / "d/dataset.json").read_text())["recipe"] == {"seed": 1, "pair": [1, 2]}
+
+
+def test_finish_refuses_items_without_file_and_writes_nothing(tmp_path, item):
+    writer = DatasetWriter(tmp_path / "d", **SETTINGS, recipe={})
+    with pytest.raises(DatasetError, match="is missing"):
+        writer.finish(training=[item("A_1")])
+    assert not writer.complete
+
+
+def test_another_recipe_and_foreign_files_are_refused(tmp_path):
+    DatasetWriter(tmp_path / "d", **SETTINGS, recipe={"seed": 1})
+    with pytest.raises(DatasetError, match="other settings"):
+        DatasetWriter(tmp_path / "d", **SETTINGS, recipe={"seed": 2})
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/notes.txt").write_text("mine")
+    with pytest.raises(DatasetError, match="is not empty"):
+        DatasetWriter(tmp_path / "foreign", **SETTINGS, recipe={})
+    assert (tmp_path / "foreign/notes.txt").read_text() == "mine"
+    with pytest.raises(DatasetError, match="is a file"):
+        DatasetWriter(tmp_path / "foreign/notes.txt", **SETTINGS, recipe={})

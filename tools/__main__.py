@@ -1,0 +1,62 @@
+"""One command line for everything around the bundles: `python -m tools VERB ...`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import fire
+
+from scintikit.errors import ScintikitError, did_you_mean, find_cause
+
+#: Verb to the module `tools.VERB`; each has a function of the same name. Imported only when asked for.
+VERBS = {
+    "run": "run a bundle: tools run thyroid_cls training --max_epochs 3",
+    "simulate": "make a dataset of simulated scintigrams",
+    "index": "make a dataset from a folder of DICOM files and a table of labels",
+    "compose": "merge datasets",
+    "demo": "simulate, train, evaluate and predict in one go",
+}
+
+
+def main() -> None:
+    """Run the verb that the command line names; errors raised on purpose end in one clear line and exit code 2."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m tools VERB [ARGUMENTS]     (VERB --help tells its arguments)\n")
+        print("\n".join(f"  {verb:10} {text}" for verb, text in VERBS.items()))
+        return
+    try:
+        fire.Fire(_checked(_function(arguments[0]), arguments[1:]), command=arguments[1:], name=f"tools {arguments[0]}")
+    except Exception as error:
+        cause = find_cause(error)
+        if cause is None or os.environ.get("SCINTIKIT_DEBUG"):
+            raise
+        print(f"error: {cause}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _function(verb: str) -> Callable[..., Any]:
+    if verb not in VERBS:
+        raise ScintikitError(f"unknown verb {verb!r}{did_you_mean(verb, VERBS)}; known are {', '.join(VERBS)}")
+    return getattr(importlib.import_module(f"tools.{verb}"), verb)
+
+
+def _checked(function: Callable[..., Any], arguments: list[str]) -> Callable[..., Any]:
+    """Refuse unknown flags before the function does anything; Fire would complain only afterwards."""
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return function
+    for argument in arguments:
+        name = argument.lstrip("-").split("=")[0].replace("-", "_")
+        if argument.startswith("--") and name and name not in parameters and name not in ("help", "h"):
+            raise ScintikitError(f"unknown option --{name}{did_you_mean(name, parameters)}; known are {', '.join(parameters)}")
+    return function
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Merge datasets."""
+
+from __future__ import annotations
+
+from scintikit.data import compose as merge
+from scintikit.data import load_dataset
+
+
+def compose(*sources: str, output: str, copy: bool = False) -> None:
+    """Merge datasets with the same labels into one: `tools compose ORIGINAL SYNTHETIC --output MERGED`.
+
+    Parameters
+    ----------
+    sources : str
+        Folders of datasets. Every item keeps its split, patient and origin.
+    output : str
+        New folder.
+    copy : bool
+        Copy the files. Default: hard links, which take no space, where the file system can.
+    """
+    dataset = load_dataset(merge([str(source) for source in sources], str(output), link=not copy))
+    for split, items in dataset.splits.items():
+        print(f"{split:<12}{len(items):>8,}")
+    print(f"dataset: {dataset.root}")

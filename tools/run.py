@@ -1,0 +1,128 @@
+"""`tools run`: MONAI's bundle runner, friendlier.
+
+The same as `python -m monai.bundle run`, but it finds the bundle and the config files by name, refuses an override that
+no config item has, and says which config item failed.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from scintikit.errors import ConfigError, did_you_mean, find_cause
+
+BUNDLES = Path(__file__).resolve().parent.parent / "bundles"
+
+
+def run(bundle: str, task: str, overlay: str | tuple[str, ...] = (), **overrides: Any) -> None:
+    """Run a task of a bundle.
+
+    Parameters
+    ----------
+    bundle
+        Name of a folder under `bundles/`, or the path of a bundle anywhere.
+    task
+        A run id such as `training` or `evaluating`, or the name of a whole config such as `inference`.
+    overlay
+        Names of further configs laid over it, for instance `multi_gpu_train`.
+    overrides
+        Config items to replace: `--max_epochs 3`, `--validate#dataloader#batch_size 8`.
+
+    Raises
+    ------
+    ConfigError
+        If the bundle, task, overlay or an override is unknown, or a config item fails; names it.
+    """
+    # MONAI announces an optional GPU decoder that it does not find; our reader does not use it.
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+    root = find_bundle(bundle)
+    overlays = (overlay,) if isinstance(overlay, str) else tuple(overlay)
+    files, run_id = find_configs(root, task, overlays)
+    kind = "train" if files[0].stem == "train" else "infer"
+    workflow = ConfigWorkflow(config_file=[str(file) for file in files], run_id=run_id, workflow_type=kind)
+    check_overrides(workflow, overrides)
+    workflow.parser.update(pairs=overrides)
+    try:
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except Exception as error:
+        cause = find_cause(error)
+        if cause is not None:
+            raise cause from error
+        raise ConfigError(
+            f"config item {failing_id(error)!r} of {', '.join(file.name for file in files)} failed: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def find_bundle(name: str) -> Path:
+    """Return a bundle's folder by its name or path; `ConfigError` lists the known ones."""
+    for folder in (BUNDLES / name, Path(name).expanduser()):
+        if (folder / "configs" / "metadata.json").is_file():
+            return folder.resolve()
+    known = sorted(path.parent.parent.name for path in BUNDLES.glob("*/configs/metadata.json"))
+    raise ConfigError(f"there is no bundle {name!r}{did_you_mean(name, known)}; known are {', '.join(known)}")
+
+
+def find_configs(root: Path, task: str, overlays: tuple[str, ...] = ()) -> tuple[list[Path], str]:
+    """Return the config files that make up a task, and its run id.
+
+    A config with `bundle_root` is whole; the others are overlays of `train.json`.
+
+    Raises
+    ------
+    ConfigError
+        If no config has the task, or an overlay does not exist.
+    """
+    configs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (root / "configs").glob("*.json")}
+    del configs["metadata"]
+    whole = [name for name, config in configs.items() if "bundle_root" in config]
+    having = sorted((name for name, config in configs.items() if _is_task(config, task)), key=lambda n: n not in whole)
+    if task in whole:
+        names = [task]
+    elif having:
+        names = having[:1] if having[0] in whole else ["train", having[0]]
+    else:
+        tasks = sorted({key for config in configs.values() for key in config if _is_task(config, key)} | {*whole})
+        raise ConfigError(f"{root.name} has no task {task!r}{did_you_mean(task, tasks)}; known are {', '.join(tasks)}")
+    for overlay in overlays:
+        if overlay not in configs:
+            raise ConfigError(f"{root.name} has no overlay {overlay!r}{did_you_mean(overlay, configs)}")
+        names.append(overlay)
+    run_id = task if any(task in configs[name] for name in names) else "run"
+    return [root / "configs" / f"{name}.json" for name in names], run_id
+
+
+def _is_task(config: dict[str, Any], key: str) -> bool:
+    """Tell a list of things to run, all expressions or references, from a list of values."""
+    value = config.get(key)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and key not in ("initialize", "finalize")
+        and all(isinstance(step, str) and step[0] in "$@" for step in value)
+    )
+
+
+def check_overrides(workflow: ConfigWorkflow, overrides: dict[str, Any]) -> None:
+    """Raise `ConfigError` for an override that no config item has, with the nearest name."""
+    known = [key for key in workflow.parser.get() if key != "_meta_"]
+    for key in overrides:
+        if key not in workflow.parser:
+            raise ConfigError(f"unknown override --{key}{did_you_mean(key, known)}; items are {', '.join(known)}")
+
+
+def failing_id(error: BaseException) -> str:
+    """Return the id of the innermost config item that was being resolved when the error arose."""
+    ids = [
+        frame.f_locals["id"]
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_name == "_resolve_one_item" and "id" in frame.f_locals
+    ]
+    return str(ids[-1]).replace("::", "#") if ids else "?"
