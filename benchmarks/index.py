@@ -3,7 +3,7 @@
     python -m benchmarks.index --output FILE.json [--files 4000]
 
 The usual way is pydicom's `dcmread(stop_before_pixels=True)` and the few attributes that an index needs; ours also
-checks that the file is a usable scintigram. Both take turns in one process.
+checks that the file is a usable scintigram and tells its views. Both take turns in one process; the best round counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ def make_tree(root: Path, files: int) -> None:
     counts = np.random.default_rng(0).poisson(20, (2, 128, 128)).astype(np.uint16)
     made = root / "made.dcm"
     write_scintigram(made, counts, spacing_mm=(2, 2), views=("ANT", "POST"), uid_seed="index", synthetic=False)
-    dataset = pydicom.dcmread(made)
+    dataset: Any = pydicom.dcmread(made)
     made.unlink()
     dataset.PatientName, dataset.InstitutionName = "Benchmark^Nobody", "Nowhere"
     for number in range(files):
@@ -74,8 +73,8 @@ def measure(files: int, rounds: int) -> dict[str, Any]:
                 times.append((time.perf_counter() - wall, time.process_time() - cpu))
     rates = {
         way.__name__: {
-            "files_per_second": files / median(wall for wall, _ in times),
-            "files_per_cpu_second": files / median(cpu for _, cpu in times),
+            "files_per_second": files / min(wall for wall, _ in times),
+            "files_per_cpu_second": files / min(cpu for _, cpu in times),
         }
         for way, times in seconds.items()
     }

@@ -21,11 +21,13 @@ def find_root(name: str) -> str:
         If there is no such bundle.
     """
     package_parent = Path(__file__).resolve().parent.parent
-    # sys.path[0] is the script's or the current folder: a bundle that happens to lie there comes after the one that runs.
+    # sys.path[0] is the script's or the current folder: a bundle that happens to lie there comes last.
     places = [*map(Path, sys.path[1:]), package_parent / "bundles" / name, package_parent, *map(Path, sys.path[:1])]
     for place in places:
         metadata = place / "configs" / "metadata.json"
         if metadata.is_file() and json.loads(metadata.read_text(encoding="utf-8")).get("name") == name:
             return str(place.resolve())
-    raise ConfigError(f"the bundle {name!r} is nowhere on sys.path nor in {package_parent / 'bundles'}; "
-                      "give its folder as --bundle_root")
+    raise ConfigError(
+        f"the bundle {name!r} is nowhere on sys.path nor in {package_parent / 'bundles'}; "
+        "give its folder as --bundle_root"
+    )

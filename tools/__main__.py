@@ -54,7 +54,8 @@ def _checked(function: Callable[..., Any], arguments: list[str]) -> Callable[...
     for argument in arguments:
         name = argument.lstrip("-").split("=")[0].replace("-", "_")
         if argument.startswith("--") and name and name not in parameters and name not in ("help", "h"):
-            raise ScintikitError(f"unknown option --{name}{did_you_mean(name, parameters)}; known are {', '.join(parameters)}")
+            hint = did_you_mean(name, parameters)
+            raise ScintikitError(f"unknown option --{name}{hint}; known are {', '.join(parameters)}")
     return function
 
 

@@ -35,7 +35,7 @@ def demo(output: str = "demo", epochs: int = EPOCHS) -> None:
     models = folder / "models"
     common: dict[str, Any] = {"dataset_dir": str(dataset.root), "ckpt_dir": str(models)}
 
-    print("2/4  training thyroid_cls on six cameras (TensorBoard: tensorboard --logdir " f"{folder / 'runs'})", flush=True)
+    print(f"2/4  training thyroid_cls on six cameras (to watch: tensorboard --logdir {folder / 'runs'})", flush=True)
     state = _fingerprint(dataset.sha256, epochs)
     stamp = folder / "trained.json"
     if stamp.is_file() and json.loads(stamp.read_text()) == state:

@@ -62,7 +62,9 @@ class BatchAugmentation:
         # grid_sample's coordinates run from -1 to 1 on both axes, so a rotation of a non-square image needs its aspect.
         theta = torch.stack(
             [
-                torch.stack([mirror * size * angle.cos(), -size * angle.sin() * aspect, draw[:, 1] * 2 * self.shift], 1),
+                torch.stack(
+                    [mirror * size * angle.cos(), -size * angle.sin() * aspect, draw[:, 1] * 2 * self.shift], 1
+                ),
                 torch.stack([mirror * size * angle.sin() / aspect, size * angle.cos(), draw[:, 2] * 2 * self.shift], 1),
             ],
             dim=1,

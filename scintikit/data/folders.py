@@ -28,7 +28,9 @@ def find_images(folder: str | os.PathLike[str]) -> list[dict[str, str]]:
     if root.is_file():
         return [{"image": str(root), "id": root.name}]
     if not root.is_dir():
-        raise DatasetError(f"{root}: there is no such folder; give the folder of DICOM, NIfTI or PNG files as dataset_dir")
+        raise DatasetError(
+            f"{root}: there is no such folder; give the folder of DICOM, NIfTI or PNG files as dataset_dir"
+        )
     files = sorted(path for path in root.rglob("*") if path.is_file() and _may_be_picture(path))
     if not files:
         raise DatasetError(f"{root}: no DICOM, NIfTI or PNG file in this folder or below it")
@@ -67,4 +69,3 @@ class TolerantDataset(Dataset):
             if reason is None:
                 raise
             return {"image": torch.zeros(1, *self.image_size), "id": self.data[index]["id"], "error": str(reason)}
-

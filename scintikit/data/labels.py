@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -58,11 +58,12 @@ def read_labels(path: str | os.PathLike[str]) -> list[Row]:
         raise DatasetError(f"{path} cannot be read: {reason}; give a CSV table saved as UTF-8") from None
     delimiter = max(",;\t", key="".join(lines[:1]).count)
     reader = csv.reader(lines, delimiter=delimiter)
-    columns = [_column(name) for name in next(reader, [])]
+    records = _strict(reader, path)
+    columns = [_column(name) for name in next(records, [])]
     if "label" not in columns or not set(KEYS) & set(columns):
         raise DatasetError(f"{path}: its first row must name a column `label` and one of file, SOPInstanceUID, patient")
     rows = []
-    for values in reader:
+    for values in records:
         if not any(map(str.strip, values)):
             continue
         where = f"row {reader.line_num} of {path.name}"
@@ -76,6 +77,13 @@ def read_labels(path: str | os.PathLike[str]) -> list[Row]:
             raise DatasetError(f"{row.where} names no file, SOPInstanceUID or patient; fill one in or delete the row")
         rows.append(row)
     return rows
+
+
+def _strict(reader: Iterable[list[str]], path: Path) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise DatasetError(f"{path} is not a proper CSV table: {error}; save it again as CSV (UTF-8)") from None
 
 
 def _column(name: str) -> str:

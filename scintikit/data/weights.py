@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from scintikit.data.contract import load_datalist, load_dataset
+from scintikit.data.contract import load_dataset
 from scintikit.errors import DatasetError
 
 Source = str | os.PathLike[str] | Sequence[Mapping[str, Any]]
@@ -53,7 +53,8 @@ def positive_weights(source: Source, classes: int | None = None) -> torch.Tensor
 
 def _training(source: Source, classes: int | None) -> tuple[Sequence[Mapping[str, Any]], int]:
     if isinstance(source, (str, os.PathLike)):
-        return load_datalist(source, "training"), len(load_dataset(source).labels)
+        dataset = load_dataset(source)
+        return dataset.splits["training"], len(dataset.labels)
     if classes is None:
         raise DatasetError("say how many classes there are when giving items instead of a dataset's folder")
     return source, classes

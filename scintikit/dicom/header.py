@@ -104,7 +104,6 @@ class Header:
     spacing_mm: tuple[float, float] | None
     views: tuple[str, ...]
     windows: tuple[int, ...]
-    windows_kev: tuple[tuple[float, float] | None, ...]
     image_type: str
     body_part: str
     duration_s: float | None
@@ -276,9 +275,6 @@ def parse_header(dataset: Dataset) -> Header:
     check_size(frames, rows, columns)
     image_type = (text(dataset, T.IMAGE_TYPE).split("\\") + [""] * 3)[2]
     windows = _vector(dataset, T.WINDOW_VECTOR, "EnergyWindowVector", frames) or (1,) * frames
-    limits = [_window_limits(window) for window in items(dataset, T.WINDOWS)]
-    if limits and max(windows) > len(limits):
-        raise ImageReadError(f"EnergyWindowVector names window {max(windows)} but {len(limits)} are described")
     allocated, stored, signed = _bits(dataset)
     slope, intercept = _rescale(dataset)
     body_part = text(dataset, T.BODY_PART)
@@ -295,34 +291,42 @@ def parse_header(dataset: Dataset) -> Header:
         spacing_mm=_spacing(dataset),
         views=_views(dataset, frames, image_type),
         windows=windows,
-        windows_kev=tuple(limits[number - 1] if limits else None for number in windows),
         image_type=image_type if is_code_string(image_type) else "",
         body_part=body_part if is_code_string(body_part) else "",
-        duration_s=duration_ms[0] / 1000 if len(duration_ms) == 1 else None,
+        duration_s=duration_ms[0] / 1000 if len(duration_ms) == 1 and duration_ms[0] > 0 else None,
         synthetic=text(dataset, T.SYNTHETIC) == "YES",
     )
 
 
-def frames_of_window(header: Header, energy_window: int | None) -> list[int]:
+def windows_kev(dataset: Dataset, windows: tuple[int, ...]) -> tuple[tuple[float, float] | None, ...]:
+    """Return the `(lower, upper)` limits in keV of the window of each frame, None where they are not stated."""
+    limits = [_window_limits(window) for window in items(dataset, T.WINDOWS)]
+    if limits and max(windows) > len(limits):
+        raise ImageReadError(f"EnergyWindowVector names window {max(windows)} but {len(limits)} are described")
+    return tuple(limits[number - 1] if limits else None for number in windows)
+
+
+def frames_of_window(
+    windows: tuple[int, ...], limits_kev: tuple[tuple[float, float] | None, ...], wanted: int | None
+) -> list[int]:
     """Return the frames of one energy window, numbered from 1 as in EnergyWindowVector.
 
     Without a number, a file with one window gives all its frames, and a file with several those of its Tc-99m
     photopeak: the only window that contains 140.5 keV and is centred within 5 keV of it. Else `ImageReadError`.
     """
-    numbers_present = sorted(set(header.windows))
-    if energy_window is None and len(numbers_present) > 1:
-        limits = dict(zip(header.windows, header.windows_kev, strict=True))
-        peaks = [number for number in numbers_present if _is_photopeak(limits[number])]
+    limits = dict(zip(windows, limits_kev, strict=True))
+    if wanted is None and len(limits) > 1:
+        peaks = [number for number, limit in limits.items() if _is_photopeak(limit)]
         if len(peaks) != 1:
-            listed = ", ".join(f"{number}: {_kev(limits[number])}" for number in numbers_present)
+            listed = ", ".join(f"{number}: {_kev(limit)}" for number, limit in sorted(limits.items()))
             raise ImageReadError(
                 f"it has several energy windows ({listed}) and not exactly one is the Tc-99m photopeak; "
                 "say which one with energy_window=NUMBER"
             )
-        energy_window = peaks[0]
-    if energy_window is not None and energy_window not in numbers_present:
-        raise ImageReadError(f"it has no energy window {energy_window} (it has {numbers_present})")
-    return [frame for frame, number in enumerate(header.windows) if energy_window in (None, number)]
+        wanted = peaks[0]
+    if wanted is not None and wanted not in limits:
+        raise ImageReadError(f"it has no energy window {wanted} (it has {sorted(limits)})")
+    return [frame for frame, number in enumerate(windows) if wanted in (None, number)]
 
 
 def _is_photopeak(limits: tuple[float, float] | None) -> bool:

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import dcmread, read_dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from scintikit.dicom.header import Header, T, frames_of_window, international_text, parse_header, text
+from scintikit.dicom.header import Header, T, frames_of_window, international_text, parse_header, text, windows_kev
 from scintikit.dicom.pixels import check_decodable, read_pixels
 from scintikit.dicom.scintigram import MAX_PIXELS, Scintigram, naming
 from scintikit.errors import ImageReadError
@@ -58,8 +58,11 @@ def _parse(file: BinaryIO, *, header_only: bool) -> tuple[Dataset, UID]:
         raise ImageReadError('it is not DICOM (no "DICM" at byte 128)')
     if str(DeflatedExplicitVRLittleEndian).encode() in head:
         return _inflate(head + file.read()), DeflatedExplicitVRLittleEndian
-    file.seek(0)
-    dataset = dcmread(file, stop_before_pixels=header_only)
+    if header_only:
+        file.seek(0)
+        dataset = dcmread(file, stop_before_pixels=True)
+    else:  # from memory, where a damaged length cannot ask for more than there is
+        dataset = dcmread(BytesIO(head + file.read()))
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if not syntax:
         raise ImageReadError("it does not state its transfer syntax")
@@ -85,7 +88,8 @@ def scan_header(path: str | os.PathLike[str]) -> HeaderSummary:
         with naming(path), Path(path).open("rb") as file:
             dataset, syntax = _parse(file, header_only=True)
             header = parse_header(dataset)
-            frames_of_window(header, None)
+            if len(set(header.windows)) > 1:
+                frames_of_window(header.windows, windows_kev(dataset, header.windows), None)
             check_decodable(syntax, header.bits_stored)
             if syntax == DeflatedExplicitVRLittleEndian:
                 read_pixels(dataset, header, syntax)  # inflated already, so checking them costs nothing more
@@ -121,7 +125,8 @@ def read_nm(path: Path, energy_window: int | None) -> Scintigram:
     with path.open("rb") as file:
         dataset, syntax = _parse(file, header_only=False)
     header = parse_header(dataset)
-    frames = frames_of_window(header, energy_window)
+    limits_kev = windows_kev(dataset, header.windows)
+    frames = frames_of_window(header.windows, limits_kev, energy_window)
     stored = read_pixels(dataset, header, syntax)
     counts = (stored if len(frames) == header.frames else stored[frames]).astype(np.float32)
     if (header.slope, header.intercept) != (1.0, 0.0):
@@ -132,7 +137,7 @@ def read_nm(path: Path, energy_window: int | None) -> Scintigram:
         views=tuple(header.views[frame] for frame in frames),
         image_type=header.image_type,
         body_part=header.body_part,
-        energy_windows_kev=tuple(header.windows_kev[frame] for frame in frames),
+        energy_windows_kev=tuple(limits_kev[frame] for frame in frames),
         duration_s=header.duration_s,
         synthetic=header.synthetic,
     )

@@ -30,8 +30,7 @@ class ScintigramReader(ImageReader):
     Raises
     ------
     ImageReadError
-        A file cannot be read properly, or states no spacing while none is assumed. `LoadImage` reports it inside a
-        `RuntimeError`.
+        A file cannot be read properly, or states no spacing while none is assumed.
 
     Examples
     --------
@@ -55,8 +54,18 @@ class ScintigramReader(ImageReader):
         """Return True: DICOM files may have any name."""
         return True
 
-    def read(self, data: Any, **kwargs: Any) -> Scintigram:
-        """Read one file; `data` is its path, or a sequence with that path alone."""
+    def read(self, data: Any, **kwargs: Any) -> Scintigram | ImageReadError:
+        """Read one file; `data` is its path, or a sequence with that path alone.
+
+        What is wrong with the file is returned, for `get_data` to raise: after an exception here, LoadImage would try
+        MONAI's other readers, which read some of these files without complaint, and wrongly.
+        """
+        try:
+            return self._read(data)
+        except ImageReadError as error:
+            return error
+
+    def _read(self, data: Any) -> Scintigram:
         paths = [data] if isinstance(data, str | os.PathLike) else list(data)
         if len(paths) != 1:
             raise ImageReadError(f"expected one file per scintigram, got {len(paths)}")
@@ -68,8 +77,10 @@ class ScintigramReader(ImageReader):
             )
         return scintigram
 
-    def get_data(self, img: Scintigram) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return the counts and their meta data."""
+    def get_data(self, img: Scintigram | ImageReadError) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the counts and their meta data, or raise what `read` found wrong."""
+        if isinstance(img, ImageReadError):
+            raise img
         spacing = img.spacing_mm or (self.assumed_spacing_mm, self.assumed_spacing_mm)
         affine = np.diag([*spacing, 1.0, 1.0]).astype(np.float64)
         meta = {

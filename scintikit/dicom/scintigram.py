@@ -14,6 +14,9 @@ from scintikit.errors import ImageReadError
 MAX_PIXELS = 2**26
 """The most pixels (frames x rows x columns) a file may announce: 67 million, 256 MiB as float32."""
 
+MAX_FRAMES = 2**16
+"""The most frames a file may announce."""
+
 VIEWS = ("ANT", "POST", "LLAT", "RLAT", "LAO", "RAO", "LPO", "RPO")
 """The views scintikit names: anterior, posterior, the laterals and the obliques."""
 
@@ -125,5 +128,7 @@ def check_size(frames: int, rows: int, columns: int) -> None:
     """Raise `ImageReadError` for a shape that is empty or beyond `MAX_PIXELS`, before anything is allocated."""
     if min(frames, rows, columns) < 1:
         raise ImageReadError(f"it has no pixels ({frames} frames of {rows} x {columns})")
-    if frames * rows * columns > MAX_PIXELS:
-        raise ImageReadError(f"{frames} frames of {rows} x {columns} are more than {MAX_PIXELS} pixels")
+    if frames > MAX_FRAMES or frames * rows * columns > MAX_PIXELS:
+        raise ImageReadError(
+            f"{frames} frames of {rows} x {columns} are more than {MAX_FRAMES} frames or {MAX_PIXELS} pixels"
+        )

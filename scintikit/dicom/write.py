@@ -86,7 +86,7 @@ def write_scintigram(
     body_part, description
         DICOM only: BodyPartExamined (a DICOM defined term) and SeriesDescription (at most 64 characters).
     acquisition_s
-        DICOM only: acquisition time of a frame in s.
+        DICOM only: acquisition time of a frame in s; None is written as 0, since DICOM requires a value.
     image_type
         DICOM only: "STATIC" or "WHOLE BODY".
     transfer_syntax
@@ -247,8 +247,8 @@ def _describe(dataset: Dataset, body_part: str, description: str, acquisition_s:
     dataset.SyntheticData = "YES" if synthetic else "NO"
     dataset.SeriesDescription = description
     dataset.BodyPartExamined = body_part
-    if acquisition_s is not None:
-        dataset.ActualFrameDuration = round(acquisition_s * 1000)
+    # Required of static and whole-body pictures (type 1C), so an unknown time cannot be left out; 0 reads as unknown.
+    dataset.ActualFrameDuration = round((acquisition_s or 0) * 1000)
 
 
 def _encode_dicom(dataset: Dataset, counts: np.ndarray, transfer_syntax: str) -> bytes:

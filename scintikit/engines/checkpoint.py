@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines import Workflow
 
 from scintikit.errors import ConfigError, ScintikitError
 from scintikit.files import write_atomic
@@ -65,12 +66,12 @@ class Checkpoints:
         self.best_metric = -math.inf
         self.best_epoch = 0
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Register with the trainer."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._keep)
 
-    def _start(self, engine: Engine) -> None:
+    def _start(self, engine: Workflow) -> None:
         if not self.resume:
             return
         path = self.folder / "last.pt"
@@ -88,7 +89,7 @@ class Checkpoints:
         logger.info("resumed after epoch %d from %s", state["epoch"], path)
         self._stop_if_stale(engine)
 
-    def _keep(self, engine: Engine) -> None:
+    def _keep(self, engine: Workflow) -> None:
         metric = self._new_metric(engine)
         main_process = engine.state.rank == 0
         if metric is not None and metric > self.best_metric:
@@ -100,7 +101,7 @@ class Checkpoints:
             _save(self.folder / "last.pt", self._state(engine))
         self._stop_if_stale(engine)
 
-    def _new_metric(self, engine: Engine) -> float | None:
+    def _new_metric(self, engine: Workflow) -> float | None:
         name = self.evaluator.state.key_metric_name
         if name is None or self.evaluator.state.epoch != engine.state.epoch:  # no validation in this epoch
             return None
@@ -112,7 +113,7 @@ class Checkpoints:
             )
         return metric
 
-    def _state(self, engine: Engine) -> dict[str, Any]:
+    def _state(self, engine: Workflow) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -123,7 +124,7 @@ class Checkpoints:
             "best_epoch": self.best_epoch,
         }
 
-    def _stop_if_stale(self, engine: Engine) -> None:
+    def _stop_if_stale(self, engine: Workflow) -> None:
         if self.patience and self.best_epoch and engine.state.epoch - self.best_epoch >= self.patience:
             logger.info("no better validation metric since epoch %d: training stops", self.best_epoch)
             engine.terminate()

@@ -14,7 +14,14 @@ def grad_cam(network: torch.nn.Module, layer: str, images: torch.Tensor, classes
     """
     network = getattr(network, "module", network)
     training = network.training
-    maps = GradCAM(network, target_layers=layer)(images.float(), class_idx=classes.to(images.device))
+    # MONAI's own normalisation turns the map upside down.
+    cam = GradCAM(network, target_layers=layer, postprocessing=_as_it_is)
+    heat = cam(images.float(), class_idx=classes.to(images.device))[:, 0].detach().float().cpu()
     network.train(training)
     network.zero_grad(set_to_none=True)
-    return maps[:, 0].clamp(0, 1).float().cpu()
+    low, high = heat.amin((1, 2), keepdim=True), heat.amax((1, 2), keepdim=True)
+    return (heat - low) / (high - low).clamp_min(1e-12)
+
+
+def _as_it_is(heat: torch.Tensor) -> torch.Tensor:
+    return heat

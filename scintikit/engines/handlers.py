@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
-from monai.engines import IterationEvents
+from ignite.engine import Events
+from monai.engines import IterationEvents, Workflow
 from tqdm import tqdm
 
 from scintikit.errors import ScintikitError
@@ -22,11 +22,11 @@ class SeedEpoch:
         self.augmentation = augmentation
         self.seed = seed
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Register with the trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         """Reseed."""
         if self.augmentation is not None:
             self.augmentation.reseed(self.seed, engine.state.epoch, engine.state.rank)
@@ -35,11 +35,11 @@ class SeedEpoch:
 class StopOnNonFiniteLoss:
     """Stop a training before a loss that is not finite reaches the weights, and name the items of its batch."""
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Register with the trainer."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         """Raise `ScintikitError` if the loss is not finite."""
         loss = engine.state.output["loss"]
         if not torch.isfinite(loss):
@@ -68,11 +68,11 @@ class CaptureFeatures:
     def _remember(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self.features = inputs[0].detach().float()
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Register with the evaluator."""
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         """Put the features into `engine.state.output["features"]`."""
         engine.state.output["features"] = self.features
 
@@ -98,11 +98,11 @@ class TensorBoardImages:
         self.count = count
         self.interval = interval
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Register with the trainer."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         """Write the images of the first batch of every `interval`-th epoch."""
         first_of_epoch = (engine.state.iteration - 1) % engine.state.epoch_length == 0
         if first_of_epoch and (engine.state.epoch - 1) % self.interval == 0:
@@ -122,20 +122,20 @@ class EpochProgress:
     def __init__(self, evaluator: Any) -> None:
         self.evaluator = evaluator
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Register with the trainer."""
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         for event in (Events.COMPLETED, Events.TERMINATE, Events.EXCEPTION_RAISED):
             engine.add_event_handler(event, self._close)
 
-    def _open(self, engine: Engine) -> None:
+    def _open(self, engine: Workflow) -> None:
         state = engine.state
         self.bar = tqdm(
             total=state.max_epochs * state.epoch_length, initial=state.iteration, unit="batch", desc="training"
         )
 
-    def _step(self, engine: Engine) -> None:
+    def _step(self, engine: Workflow) -> None:
         state, validation = engine.state, self.evaluator.state
         shown = {"epoch": f"{state.epoch}/{state.max_epochs}", "loss": f"{state.output['loss'].item():.3f}"}
         if validation.best_metric_epoch > 0:
@@ -143,7 +143,7 @@ class EpochProgress:
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
 
-    def _close(self, engine: Engine, error: BaseException | None = None) -> None:
+    def _close(self, engine: Workflow, error: BaseException | None = None) -> None:
         self.bar.close()
         if error is not None:
             raise error

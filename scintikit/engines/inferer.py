@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class AutocastInferer(Inferer):
         super().__init__()
         self.precision = precision
 
-    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return the float32 network(inputs) for inputs `(B, C, H, W)`."""
         dtype = pick_dtype(inputs.device, self.precision)
         with torch.autocast(inputs.device.type, dtype, enabled=dtype != torch.float32):

@@ -9,9 +9,7 @@ import torch
 from scintikit.errors import ConfigError
 
 
-def prepare_network(
-    network: torch.nn.Module, device: torch.device, pretrained: str | None = None
-) -> torch.nn.Module:
+def prepare_network(network: torch.nn.Module, device: torch.device, pretrained: str | None = None) -> torch.nn.Module:
     """Return the network on `device` in channels-last order.
 
     Parameters
@@ -25,7 +23,7 @@ def prepare_network(
     """
     if pretrained:
         load_pretrained(network, pretrained)
-    return network.to(device=device, memory_format=torch.channels_last)
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def load_pretrained(network: torch.nn.Module, path: str) -> list[str]:
@@ -60,7 +58,7 @@ def load_pretrained(network: torch.nn.Module, path: str) -> list[str]:
     fitting: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         name = name.removeprefix("module.")
-        if name in own and own[name].ndim == 4 and own[name].shape[1] == 1 and tensor.shape[1] == 3:
+        if name in own and own[name].ndim == tensor.ndim == 4 and own[name].shape[1] == 1 and tensor.shape[1] == 3:
             tensor = tensor.sum(dim=1, keepdim=True)
         if name in own and own[name].shape == tensor.shape:
             fitting[name] = tensor

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines import SupervisedEvaluator
 
 from scintikit import __version__
 from scintikit.data import load_dataset
@@ -21,6 +23,8 @@ from scintikit.metrics import conformal_sets, evaluate_classifier, ood_score
 from scintikit.reporting import classification_report, overlay_png, predictions_table
 
 logger = logging.getLogger(__name__)
+
+NOTICE = "Research use only; not a medical device."
 
 
 class EvaluationReport:
@@ -69,19 +73,19 @@ class EvaluationReport:
         self.seed = seed
         self.title = title
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: SupervisedEvaluator) -> None:
         """Register with the evaluator."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
-    def _start(self, engine: Engine) -> None:
+    def _start(self, engine: SupervisedEvaluator) -> None:
         self.calibration = load_calibration(self.ckpt_dir)  # before the work, not after it
         self.items: list[dict[str, Any]] = []
         self.outputs: list[dict[str, torch.Tensor]] = []
         self.heat: list[np.ndarray] = []
 
-    def _collect(self, engine: Engine) -> None:
+    def _collect(self, engine: SupervisedEvaluator) -> None:
         outputs = engine.state.output
         self.items += [{key: item[key] for key in ("id", "patient", "centre")} for item in engine.state.batch]
         self.outputs += [{key: output[key].float().cpu() for key in output} for output in outputs]
@@ -89,7 +93,7 @@ class EvaluationReport:
         predicted = torch.stack([output["pred"] for output in outputs]).argmax(dim=1)
         self.heat.append(grad_cam(engine.network, self.cam_layer, images, predicted).numpy())
 
-    def _finish(self, engine: Engine) -> None:
+    def _finish(self, engine: SupervisedEvaluator) -> None:
         images, probabilities, labels, features = (
             torch.stack([output[key] for output in self.outputs]).numpy()
             for key in ("image", "pred", "label", "features")
@@ -116,7 +120,15 @@ class EvaluationReport:
             sets=conformal_sets(probabilities, threshold),
             ood_scores=ood_score(features, self.calibration["ood"]),
         )
-        provenance = self._provenance()
+        dataset = load_dataset(self.dataset_dir)
+        provenance = {
+            "dataset": dataset.name,
+            "dataset_sha256": dataset.sha256,
+            "split": self.split,
+            "checkpoint_sha256": file_sha256(Path(self.ckpt_dir) / "model.pt"),
+            "scintikit": __version__,
+        }
+        simulated = any(item["origin"]["kind"] == "simulated" for item in dataset.splits[self.split])
         write_json(self.output_dir / "metrics.json", {"provenance": provenance, **metrics})
         write_atomic(self.output_dir / "predictions.csv", _csv(table))
         report = classification_report(
@@ -127,21 +139,12 @@ class EvaluationReport:
             np.concatenate(self.heat),
             provenance,
             title=self.title,
+            warning=f"{'Simulated data. ' if simulated else ''}{NOTICE}",
         )
         logger.info("wrote %s", report)
 
     def _column(self, key: str) -> list[str]:
         return [item[key] for item in self.items]
-
-    def _provenance(self) -> dict[str, str]:
-        dataset = load_dataset(self.dataset_dir)
-        return {
-            "dataset": dataset.name,
-            "dataset_sha256": dataset.sha256,
-            "split": self.split,
-            "checkpoint_sha256": file_sha256(Path(self.ckpt_dir) / "model.pt"),
-            "scintikit": __version__,
-        }
 
 
 class WritePredictions:
@@ -178,17 +181,17 @@ class WritePredictions:
         self.cam_layer = cam_layer
         self.gradcam = gradcam
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: SupervisedEvaluator) -> None:
         """Register with the evaluator."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write_batch)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
-    def _start(self, engine: Engine) -> None:
+    def _start(self, engine: SupervisedEvaluator) -> None:
         self.calibration = load_calibration(self.ckpt_dir)
         self.tables: list[pd.DataFrame] = []
 
-    def _write_batch(self, engine: Engine) -> None:
+    def _write_batch(self, engine: SupervisedEvaluator) -> None:
         pairs = list(zip(engine.state.batch, engine.state.output, strict=True))
         unreadable = [{"id": item["id"], "error": item["error"]} for item, _ in pairs if item["error"]]
         readable = [(item["id"], output) for item, output in pairs if not item["error"]]
@@ -198,8 +201,8 @@ class WritePredictions:
             self.tables.append(pd.DataFrame(unreadable))
         if readable:
             self.tables.append(self._predict(readable))
-            for record in self.tables[-1].to_dict("records"):
-                self._write_json(record["id"], self._content(record))
+            for row in self.tables[-1].to_dict("records"):
+                self._write_json(str(row["id"]), self._content(row))
             if self.gradcam:
                 self._draw(engine, readable)
 
@@ -217,7 +220,7 @@ class WritePredictions:
         table["unlike_training_data"] = table["ood_score"] > self.calibration["ood"]["threshold"]
         return table
 
-    def _content(self, record: dict[str, Any]) -> dict[str, Any]:
+    def _content(self, record: Mapping[Hashable, Any]) -> dict[str, Any]:
         content = {
             "prediction": record["prediction"],
             "probabilities": {name: round(record[f"p_{name}"], 6) for name in self.class_names},
@@ -232,10 +235,9 @@ class WritePredictions:
 
     def _write_json(self, identifier: str, content: dict[str, Any]) -> None:
         model = {"model_sha256": self.calibration["model_sha256"]}
-        notice = {"notice": "Research use only; not a medical device."}
-        write_json(self._path(identifier, ".json"), {"image": identifier} | content | model | notice)
+        write_json(self._path(identifier, ".json"), {"image": identifier} | content | model | {"notice": NOTICE})
 
-    def _draw(self, engine: Engine, readable: list[tuple[str, dict[str, torch.Tensor]]]) -> None:
+    def _draw(self, engine: SupervisedEvaluator, readable: list[tuple[str, dict[str, torch.Tensor]]]) -> None:
         images = torch.stack([output["image"] for _, output in readable])
         predicted = torch.stack([output["pred"] for _, output in readable]).argmax(dim=1)
         heat = grad_cam(engine.network, self.cam_layer, images, predicted).numpy()
@@ -245,7 +247,7 @@ class WritePredictions:
     def _path(self, identifier: str, suffix: str) -> Path:
         return self.output_dir / "images" / (identifier.replace("/", "__") + suffix)
 
-    def _finish(self, engine: Engine) -> None:
+    def _finish(self, engine: SupervisedEvaluator) -> None:
         table = pd.concat(self.tables, ignore_index=True)
         path = self.output_dir / "predictions.csv"
         write_atomic(path, _csv(table))

@@ -43,14 +43,14 @@ FORMS: dict[int, tuple[Form, ...]] = {
         # Early, mild or treated: the gland has not grown much, the uptake lies at the upper end of normal.
         Form("mild", 0.22, (2.6, 0.45), (20.0, 0.28), pyramidal=0.30),
         # Euthyroid goiter (iodine deficiency): large, with the uptake of a normal gland.
-        Form("simple", 0.18, (1.6, 0.45), (28.0, 0.30), pyramidal=0.15),
+        Form("simple", 0.18, (1.6, 0.45), (31.0, 0.28), pyramidal=0.15),
     ),
     1: (
         Form(
             "solitary hot nodule", 0.28, (1.2, 0.5), (16.0, 0.3), nodules=(1, 1), hot=1.0,
             suppression=(0.08, 0.9), diameter_mm=(18.0, 0.35),
         ),
-        Form("solitary cold nodule", 0.24, (1.3, 0.5), (18.0, 0.3), nodules=(1, 1), diameter_mm=(18.0, 0.35)),
+        Form("solitary cold nodule", 0.24, (1.3, 0.5), (18.0, 0.3), nodules=(1, 1), diameter_mm=(23.0, 0.35)),
         Form(
             "multinodular", 0.48, (1.6, 0.6), (26.0, 0.45), ragged=(0.15, 0.40), nodules=(2, 6), hot=0.5,
             suppression=(0.4, 1.0), diameter_mm=(14.0, 0.40), pyramidal=0.10,
@@ -60,9 +60,9 @@ FORMS: dict[int, tuple[Form, ...]] = {
     3: (
         Form("destructive", 0.58, (0.15, 0.65), (15.0, 0.30), ragged=(0.2, 0.6), pyramidal=0.05),
         # The hormone store is empty and trapping returns: weeks later the picture is that of a normal gland.
-        Form("recovering", 0.24, (0.60, 0.50), (14.0, 0.30), ragged=(0.15, 0.5), pyramidal=0.08),
+        Form("recovering", 0.24, (0.45, 0.50), (14.0, 0.30), ragged=(0.25, 0.6), pyramidal=0.08),
         # Chronic lymphocytic: firm, patchy, with normal or even raised trapping.
-        Form("lymphocytic", 0.18, (1.4, 0.60), (20.0, 0.35), ragged=(0.25, 0.60), pyramidal=0.15),
+        Form("lymphocytic", 0.18, (1.2, 0.60), (20.0, 0.35), ragged=(0.35, 0.70), pyramidal=0.15),
     ),
 }  # fmt: skip
 
@@ -218,7 +218,7 @@ def _nodules(rng: np.random.Generator, form: Form, lobes: tuple[Ellipsoid, Ellip
     for diameter in sorted((_around(rng, *form.diameter_mm) for _ in range(number)), reverse=True):
         size = float(np.clip(diameter, 6, 45))
         hot = bool(rng.random() < form.hot)
-        contrast = float(_around(rng, 4.5, 0.45) + 0.8) if hot else float(rng.uniform(0.0, 0.35))
+        contrast = float(_around(rng, 4.5, 0.45) + 0.8) if hot else float(rng.uniform(0.0, 0.25))
         candidates = [_nodule(rng, lobes, size, contrast) for _ in range(6)]
         found.append(max(candidates, key=lambda n: min((_gap(n, other) for other in found), default=0.0)))
     return found

@@ -23,9 +23,10 @@ def overlay_png(image: ArrayLike, heat: ArrayLike, zoom: int = 3) -> bytes:
         Enlargement.
     """
     grey = np.repeat(np.clip(np.asarray(image, dtype=float), 0, 1)[..., None], 3, axis=2)
-    heat = np.clip(np.asarray(heat, dtype=float), 0, 1)
-    opacity = 0.6 * heat[..., None]
-    blended = (1 - opacity) * grey + opacity * matplotlib.colormaps["inferno"](heat)[..., :3]
+    strength = np.clip(np.asarray(heat, dtype=float), 0, 1)
+    opacity = 0.6 * strength[..., None]
+    colours = np.asarray(matplotlib.colormaps["inferno"](strength))[..., :3]
+    blended = (1 - opacity) * grey + opacity * colours
     pixels = (np.concatenate([grey, blended], axis=1) * 255).round().astype(np.uint8)
     picture = Image.fromarray(pixels).resize((pixels.shape[1] * zoom, pixels.shape[0] * zoom), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()

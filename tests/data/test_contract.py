@@ -154,7 +154,7 @@ def test_three_thousand_items_load_quickly(write, item):
     root = write(training=[item(f"A_{n}") | {"mask": f"masks/A_{n}.nii.gz"} for n in range(3000)])
     start = time.process_time()
     load_dataset(root)
-    assert time.process_time() - start < 1.5
+    assert time.process_time() - start < 3  # about 0.4 on a quiet machine
 
 
 def test_class_weights_are_inverse_frequency_with_mean_one(write, item):

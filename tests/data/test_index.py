@@ -213,6 +213,21 @@ def test_mistakes_in_the_table_name_the_row(tree, tmp_path, rows, words):
         run(tree, tmp_path / "d", write_table(tmp_path / "l.csv", rows))
 
 
+def test_tables_of_other_programs(tree, tmp_path):
+    table = tmp_path / "l.csv"
+    table.write_bytes('\ufeffPatient ID;Label;Prompt\r\n\r\nID1; normal ;"a; b"\r\n'.encode())
+    run(tree, tmp_path / "d", table, test=0.0)
+    assert [item["prompt"] for item in all_items(tmp_path / "d")] == ["a; b"]
+    for content, words in (
+        (b"patient,label\nID1,a,b\n", "row 2 .* has 3 columns"),
+        (b"patient,label\n\xff,a\n", "not UTF-8"),
+        (b"", "first row must name"),
+    ):
+        table.write_bytes(content)
+        with pytest.raises(DatasetError, match=words):
+            run(tree, tmp_path / "e", table)
+
+
 def test_unknown_label_and_unknown_centre(tree, table, tmp_path):
     with pytest.raises(DatasetError, match=r"row 2 .* unknown label 'normal'; known are 0 'goiter', 1 'thyroiditis'"):
         run(tree, tmp_path / "d", table, classes=["goiter", "thyroiditis"])

@@ -100,9 +100,10 @@ def test_activity_decays(patient: Patient) -> None:
 
 
 def test_pinhole_falls_off_and_round_field_is_cut() -> None:
-    response = _detector(load_cameras()["F"])
+    response = _detector(camera(collimator="PINHOLE", distance_mm=75.0, field="round"))
     assert response[0, 0] == 0
-    assert response[64, 100] < 0.9 * response[64, 64]
+    angle = np.arctan2(np.hypot(36.5, 0.5) * 2.0, 75.0 + 25.0)
+    assert response[64, 100] == pytest.approx(np.cos(angle) ** 3, rel=1e-3)
     assert _detector(load_cameras()["A"])[0, 0] > 0.9
 
 

@@ -1,0 +1,197 @@
+"""Training: exact resume, early stop, what stops it with a clear error."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from ignite.engine import Engine, State
+
+from scintikit.engines import Checkpoints, load_pretrained, prepare_network
+from scintikit.errors import ConfigError, DatasetError, ScintikitError
+from tools.run import run
+
+
+def _train(dataset: str, folder: Path, *more: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tools", "run", "thyroid_cls", "training", "--dataset_dir", dataset]
+    command += ["--ckpt_dir", str(folder), "--log_dir", str(folder / "runs"), "--max_epochs", "4", "--batch_size", "8"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *more], cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def _equal(first: object, second: object) -> bool:
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_equal(first[key], second[key]) for key in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    return first == second
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_training_ends_with_the_same_bits(tiny_dataset: str, tmp_path: Path) -> None:
+    whole = _train(tiny_dataset, tmp_path / "whole")
+    assert whole.wait(300) == 0
+
+    killed = _train(tiny_dataset, tmp_path / "killed")
+    last = tmp_path / "killed" / "last.pt"
+    while not last.exists():
+        assert killed.poll() is None, "training ended before it could be killed"
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(60)
+    assert torch.load(last, weights_only=True)["epoch"] < 4
+    assert _train(tiny_dataset, tmp_path / "killed", "--resume", "True").wait(300) == 0
+
+    for name in ("last.pt", "model.pt", "calibration.pt"):
+        expected, got = (torch.load(tmp_path / run / name, weights_only=True) for run in ("whole", "killed"))
+        expected.pop("model_sha256", None), got.pop("model_sha256", None)
+        assert _equal(expected, got), name
+
+
+def test_resume_without_a_checkpoint_is_a_clear_error(tiny_dataset: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no .*last\.pt; train without --resume"):
+        run(
+            "thyroid_cls",
+            "training",
+            dataset_dir=tiny_dataset,
+            ckpt_dir=str(tmp_path),
+            log_dir=str(tmp_path),
+            resume=True,
+        )
+
+
+def test_loss_that_is_not_finite_names_the_items(tiny_dataset: str, tmp_path: Path) -> None:
+    with pytest.raises(ScintikitError, match=r"the loss is nan .* items of the batch: \['"):
+        run(
+            "thyroid_cls",
+            "training",
+            dataset_dir=tiny_dataset,
+            ckpt_dir=str(tmp_path),
+            log_dir=str(tmp_path),
+            learning_rate=1e30,
+            warmup_epochs=0,
+            batch_size=8,
+            max_epochs=2,
+        )
+
+
+def test_dataset_with_other_labels_is_refused(tiny_dataset: str, tmp_path: Path) -> None:
+    content = json.loads((Path(tiny_dataset) / "dataset.json").read_text())
+    content["labels"]["0"] = "Graves' disease"
+    for name in ("images", "masks"):
+        shutil.copytree(Path(tiny_dataset) / name, tmp_path / name)
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match="Graves' disease.*give the dataset's as --class_names"):
+        run("thyroid_cls", "training", dataset_dir=str(tmp_path), ckpt_dir=str(tmp_path), log_dir=str(tmp_path))
+
+
+class _Validation:
+    """Stands for an evaluator with a metric per epoch."""
+
+    def __init__(self, metrics: list[float]) -> None:
+        self.metrics = metrics
+        self.state = State(key_metric_name="auc", epoch=0, metrics={})
+
+    def run(self, epoch: int) -> None:
+        self.state.epoch = epoch
+        self.state.metrics["auc"] = self.metrics[epoch - 1]
+
+
+def _engine_with(folder: Path, metrics: list[float], patience: int = 0) -> tuple[Engine, Checkpoints]:
+    network = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    validation = _Validation(metrics)
+
+    def step(engine: Engine, batch: int) -> None:
+        with torch.no_grad():
+            network.weight.fill_(float(engine.state.epoch))
+        validation.run(engine.state.epoch)
+
+    engine = Engine(step)
+    engine.state.rank = 0
+    checkpoints = Checkpoints(str(folder), network, optimizer, scheduler, validation, patience)
+    checkpoints.attach(engine)
+    return engine, checkpoints
+
+
+def _run(engine: Engine, epochs: int) -> None:
+    engine.state.rank = 0
+    engine.run([0], max_epochs=epochs)
+
+
+def test_best_epoch_is_kept_and_a_stale_training_stops(tmp_path: Path) -> None:
+    engine, checkpoints = _engine_with(tmp_path, [0.5, 0.7, 0.6, 0.7, 0.8], patience=2)
+    _run(engine, 5)
+    assert engine.state.epoch == 4  # two epochs after the best one
+    assert checkpoints.best_epoch == 2
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item() == 2.0
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["network"]["weight"].item() == 4.0
+
+
+def test_metric_that_is_no_number_stops_with_the_reason(tmp_path: Path) -> None:
+    engine, _ = _engine_with(tmp_path, [float("nan")])
+    with pytest.raises(ScintikitError, match="each class must occur in the validation split"):
+        _run(engine, 1)
+
+
+def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    engine, _ = _engine_with(tmp_path, [0.5])
+    _run(engine, 1)
+    other, checkpoints = _engine_with(tmp_path, [0.5])
+    checkpoints.network, checkpoints.resume = torch.nn.Linear(3, 1), True
+    with pytest.raises(ConfigError, match="does not belong to this configuration"):
+        _run(other, 1)
+
+
+def _resnet(classes: int = 4) -> torch.nn.Module:
+    from monai.networks.nets import resnet18
+
+    return resnet18(spatial_dims=2, n_input_channels=1, num_classes=classes, conv1_t_stride=2)
+
+
+def test_imagenet_weights_are_folded_to_one_channel(tmp_path: Path) -> None:
+    from monai.networks.nets import resnet18
+
+    colour = resnet18(spatial_dims=2, n_input_channels=3, num_classes=1000, conv1_t_stride=2).eval()
+    torch.save(colour.state_dict(), tmp_path / "imagenet.pt")
+    network = _resnet().eval()
+    left = load_pretrained(network, str(tmp_path / "imagenet.pt"))
+    assert left == ["fc.bias", "fc.weight"]
+    grey = torch.rand(2, 1, 64, 64)
+    torch.testing.assert_close(network.conv1(grey), colour.conv1(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4)
+    assert torch.equal(network.layer4[1].conv2.weight, colour.layer4[1].conv2.weight)
+
+
+@pytest.mark.parametrize("content", [{}, {"conv1.weight": torch.zeros(1)}])
+def test_weights_of_another_network_are_refused(content: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(ConfigError, match="does not fit ResNet"):
+        load_pretrained(_resnet(), str(tmp_path / "other.pt"))
+
+
+def test_missing_pretrained_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no file .*absent\.pt"):
+        prepare_network(_resnet(), torch.device("cpu"), str(tmp_path / "absent.pt"))
+
+
+def test_training_writes_images_and_scores_for_tensorboard(tiny_model: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tiny_model / "runs"))
+    events.Reload()
+    assert "train/images" in events.Tags()["images"]
+    assert {"val_macro_auc", "train_loss"} <= set(events.Tags()["scalars"])

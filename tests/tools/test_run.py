@@ -1,0 +1,74 @@
+"""The launcher finds bundles and configs, and says what is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import BUNDLE
+
+from scintikit.errors import ConfigError
+from tools.run import find_bundle, find_configs, run
+
+
+def test_bundle_by_name_and_by_path() -> None:
+    assert find_bundle("thyroid_cls") == find_bundle(str(BUNDLE)) == BUNDLE
+    with pytest.raises(ConfigError, match="no bundle 'thyroid_csl', did you mean 'thyroid_cls'"):
+        find_bundle("thyroid_csl")
+
+
+@pytest.mark.parametrize(
+    ("task", "overlays", "files", "run_id"),
+    [
+        ("training", (), ["train"], "training"),
+        ("evaluating", (), ["train", "evaluate"], "evaluating"),
+        ("inference", (), ["inference"], "inference"),
+        ("training", ("multi_gpu_train",), ["train", "multi_gpu_train"], "training"),
+    ],
+)
+def test_configs_of_a_task(task: str, overlays: tuple[str, ...], files: list[str], run_id: str) -> None:
+    paths, found = find_configs(BUNDLE, task, overlays)
+    assert ([path.stem for path in paths], found) == (files, run_id)
+
+
+def test_unknown_task_and_overlay_name_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'training'.*evaluating, inference"):
+        find_configs(BUNDLE, "trainin")
+    with pytest.raises(ConfigError, match="no overlay 'multi_gpu', did you mean 'multi_gpu_train'"):
+        find_configs(BUNDLE, "training", ("multi_gpu",))
+
+
+@pytest.mark.parametrize("wrong", ["batch_sizze", "validate#dataloader#batch_sizze"])
+def test_mistyped_override_is_refused_with_a_suggestion(wrong: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown override --{wrong}.*batch_size"):
+        run("thyroid_cls", "training", **{wrong: 4})
+
+
+def test_failing_config_item_is_named(tiny_dataset: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config item 'lr_scheduler' of train\.json failed.*no\.such\.Thing"):
+        run(
+            "thyroid_cls",
+            "training",
+            dataset_dir=tiny_dataset,
+            ckpt_dir=str(tmp_path),
+            log_dir=str(tmp_path),
+            **{"lr_scheduler#_target_": "no.such.Thing"},
+        )
+
+
+def _tools(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tools", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_command_line_works_from_any_folder_and_ends_with_one_clear_line(tmp_path: Path) -> None:
+    done = _tools("simulate", "--profle", "tiny", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "error: unknown option --profle, did you mean 'profile'?; known are profile, seed, output, workers"
+    )
+    assert _tools("simulat", cwd=tmp_path).stderr.startswith("error: unknown verb 'simulat', did you mean 'simulate'?")
+    assert "simulate" in _tools(cwd=tmp_path).stdout
