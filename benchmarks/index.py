@@ -9,17 +9,16 @@ checks that the file is a usable scintigram and tells its views. Both take turns
 from __future__ import annotations
 
 import argparse
-import platform
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 
+from benchmarks.common import machine, versions
 from scintikit.data.tree import list_files, scan_tree
 from scintikit.dicom import write_scintigram
 from scintikit.files import write_json
@@ -82,8 +81,8 @@ def measure(files: int, rounds: int) -> dict[str, Any]:
         **rates,
         "ratio": rates["ours"]["files_per_cpu_second"] / rates["usual"]["files_per_cpu_second"],
         "target_files_per_second_per_core": TARGET,
-        "machine": {"platform": platform.platform(), "processor": platform.processor() or platform.machine()},
-        "versions": {name: version(name) for name in ("pydicom", "numpy")},
+        "machine": machine(),
+        "versions": versions(),
         "settings": {"files": files, "rounds": rounds, "picture": "native, 2 x 128 x 128"},
     }
 

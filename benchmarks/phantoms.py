@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import platform
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.common import machine, versions
 from scintikit.data import load_datalist
 from scintikit.dicom import Scintigram, read_scintigram
 from scintikit.files import write_atomic, write_json
@@ -101,8 +100,8 @@ def measure(profile: str, seed: int) -> dict[str, Any]:
         "usual": None,  # there is no usual simulator to compare with; the targets stand in for it
         "ratio": None,
         "targets": {"images_per_second_one_core": SPEED_TARGET, "simple_classifier_external_macro_f1_below": F1_LIMIT},
-        "machine": {"platform": platform.platform(), "processor": platform.processor() or platform.machine()},
-        "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "pydicom")},
+        "machine": machine(),
+        "versions": versions(),
         "settings": {"profile": profile, "seed": seed, "generator": generator()},
     }
 

@@ -94,7 +94,7 @@ def test_dataset_with_other_labels_is_refused(tiny_dataset: str, tmp_path: Path)
     for name in ("images", "masks"):
         shutil.copytree(Path(tiny_dataset) / name, tmp_path / name)
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match="Graves' disease.*give the dataset's as --class_names"):
+    with pytest.raises(DatasetError, match=r"Graves' disease.*give the dataset's as --class_names"):
         run("thyroid_cls", "training", dataset_dir=str(tmp_path), ckpt_dir=str(tmp_path), log_dir=str(tmp_path))
 
 

@@ -1,0 +1,97 @@
+"""What every benchmark says about itself: the machine, the versions, and times that were taken in turns."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import resource
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("scintikit", "monai", "torch", "numpy", "pydicom", "pytorch-ignite")
+
+
+def machine() -> dict[str, Any]:
+    """Return processor, cores, threads in use, accelerator and operating system."""
+    cuda = torch.cuda.is_available()
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "bf16_instructions": bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()),
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what was measured."""
+    return {package: version(package) for package in PACKAGES}
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if names:
+            return f"{names[0]}, {len(names)} cores"
+    return platform.processor()
+
+
+def take_turns(ways: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, dict[str, float]]:
+    """Let each way run once a round; return its median images/s over the rounds and its peak memory in MiB.
+
+    Taking turns spreads whatever else the machine does over all ways alike. The first round only warms up.
+
+    Parameters
+    ----------
+    ways
+        Functions that do the work and return how many images they did.
+    rounds
+        Measured rounds.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    memory = dict.fromkeys(ways, 0.0)
+    for number in range(rounds + 1):
+        for name, work in ways.items():
+            _reset_peak()
+            start = time.perf_counter()
+            count = work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            rate = count / (time.perf_counter() - start)
+            memory[name] = max(memory[name], _peak_mib())
+            print(f"round {number} {name:6} {rate:8.1f} images/s" + ("  (warm-up)" if number == 0 else ""), flush=True)
+            if number:
+                rates[name].append(rate)
+    return {
+        name: {
+            "images_per_second": sorted(values)[len(values) // 2],
+            "lowest": min(values),
+            "highest": max(values),
+            "peak_memory_mib": round(memory[name]),
+        }
+        for name, values in rates.items()
+    }
+
+
+def _reset_peak() -> None:
+    """Forget the peak so far, where the system can (Linux: the resident set's high-water mark)."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mib() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(float(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
