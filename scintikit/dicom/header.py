@@ -1,22 +1,14 @@
 """What an NM header says about its frames.
 
-Values are taken from the raw elements: pydicom's own conversion is slower, and when a value is not valid it
-warns with the value, which may identify a patient.
-
 Sources: DICOM PS3.3 C.8.4 (nuclear medicine modules), PS3.16 CID 26 (nuclear medicine projections).
 """
 
 from __future__ import annotations
 
-import math
 import re
-import struct
 from dataclasses import dataclass
 
-from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag, Tag
-
+from scintikit.dicom.elements import CHARACTER_SET, Elements
 from scintikit.dicom.scintigram import check_size
 from scintikit.errors import ImageReadError
 
@@ -48,45 +40,50 @@ _CENTRE_TOLERANCE_KEV = 5.0
 
 
 class T:
-    """Tags that are read."""
+    """The tags that are read."""
 
-    IMAGE_TYPE = Tag(0x0008, 0x0008)
-    SOP_CLASS = Tag(0x0008, 0x0016)
-    SOP_INSTANCE = Tag(0x0008, 0x0018)
-    SYNTHETIC = Tag(0x0008, 0x001C)
-    MODALITY = Tag(0x0008, 0x0060)
-    INSTITUTION = Tag(0x0008, 0x0080)
-    CODE_VALUE = Tag(0x0008, 0x0100)
-    CODE_MEANING = Tag(0x0008, 0x0104)
-    STATION = Tag(0x0008, 0x1010)
-    PATIENT_ID = Tag(0x0010, 0x0020)
-    BODY_PART = Tag(0x0018, 0x0015)
-    FRAME_DURATION = Tag(0x0018, 0x1242)
-    SAMPLES = Tag(0x0028, 0x0002)
-    PHOTOMETRIC = Tag(0x0028, 0x0004)
-    FRAMES = Tag(0x0028, 0x0008)
-    ROWS = Tag(0x0028, 0x0010)
-    COLUMNS = Tag(0x0028, 0x0011)
-    SPACING = Tag(0x0028, 0x0030)
-    BITS_ALLOCATED = Tag(0x0028, 0x0100)
-    BITS_STORED = Tag(0x0028, 0x0101)
-    HIGH_BIT = Tag(0x0028, 0x0102)
-    SIGNED = Tag(0x0028, 0x0103)
-    INTERCEPT = Tag(0x0028, 0x1052)
-    SLOPE = Tag(0x0028, 0x1053)
-    MODALITY_LUT = Tag(0x0028, 0x3000)
-    WINDOW_VECTOR = Tag(0x0054, 0x0010)
-    WINDOWS = Tag(0x0054, 0x0012)
-    WINDOW_RANGES = Tag(0x0054, 0x0013)
-    LOWER_KEV = Tag(0x0054, 0x0014)
-    UPPER_KEV = Tag(0x0054, 0x0015)
-    DETECTOR_VECTOR = Tag(0x0054, 0x0020)
-    DETECTORS = Tag(0x0054, 0x0022)
-    VIEW_CODE = Tag(0x0054, 0x0220)
-    IMAGE_ID = Tag(0x0054, 0x0400)
-    FLOAT_PIXELS = Tag(0x7FE0, 0x0008)
-    DOUBLE_PIXELS = Tag(0x7FE0, 0x0009)
-    PIXELS = Tag(0x7FE0, 0x0010)
+    CHARACTER_SET = CHARACTER_SET
+    IMAGE_TYPE = 0x00080008
+    SOP_CLASS = 0x00080016
+    SOP_INSTANCE = 0x00080018
+    SYNTHETIC = 0x0008001C
+    MODALITY = 0x00080060
+    INSTITUTION = 0x00080080
+    CODE_VALUE = 0x00080100
+    CODE_MEANING = 0x00080104
+    STATION = 0x00081010
+    PATIENT_ID = 0x00100020
+    BODY_PART = 0x00180015
+    FRAME_DURATION = 0x00181242
+    SAMPLES = 0x00280002
+    PHOTOMETRIC = 0x00280004
+    FRAMES = 0x00280008
+    ROWS = 0x00280010
+    COLUMNS = 0x00280011
+    SPACING = 0x00280030
+    BITS_ALLOCATED = 0x00280100
+    BITS_STORED = 0x00280101
+    HIGH_BIT = 0x00280102
+    SIGNED = 0x00280103
+    INTERCEPT = 0x00281052
+    SLOPE = 0x00281053
+    MODALITY_LUT = 0x00283000
+    WINDOW_VECTOR = 0x00540010
+    WINDOWS = 0x00540012
+    WINDOW_RANGES = 0x00540013
+    LOWER_KEV = 0x00540014
+    UPPER_KEV = 0x00540015
+    DETECTOR_VECTOR = 0x00540020
+    DETECTORS = 0x00540022
+    VIEW_CODE = 0x00540220
+    IMAGE_ID = 0x00540400
+    FLOAT_PIXELS = 0x7FE00008
+    DOUBLE_PIXELS = 0x7FE00009
+    PIXELS = 0x7FE00010
+
+
+SEQUENCES = frozenset((T.MODALITY_LUT, T.WINDOWS, T.WINDOW_RANGES, T.DETECTORS, T.VIEW_CODE))
+WANTED = frozenset(tag for name, tag in vars(T).items() if name.isupper()) - SEQUENCES
 
 
 @dataclass(frozen=True)
@@ -115,57 +112,13 @@ class Header:
         return self.frames * self.rows * self.columns * self.bits_allocated // 8
 
 
-def raw(dataset: Dataset, tag: BaseTag) -> RawDataElement | None:
-    """Return the element as it stands in the file; None if it is absent or not a plain value."""
-    element = dataset.get_item(tag, keep_deferred=True)  # an empty element counts as deferred: do not convert it
-    return element if isinstance(element, RawDataElement) else None
-
-
-def text(dataset: Dataset, tag: BaseTag) -> str:
-    """Return a text element without padding; "" if absent."""
-    element = raw(dataset, tag)
-    return (element.value or b"").decode("latin-1").strip(" \0") if element else ""
-
-
-def international_text(dataset: Dataset, tag: BaseTag) -> str:
-    """Return a text element decoded by the file's character set; "" if absent."""
-    element = raw(dataset, tag)
-    plain = element is None or (element.value or b"").isascii()
-    return text(dataset, tag) if plain else str(dataset[tag].value).strip(" \0")
-
-
-def numbers(dataset: Dataset, tag: BaseTag) -> list[float]:
-    """Return the finite numbers of a decimal or integer string element; [] if absent or not numbers."""
-    try:
-        values = [float(part) for part in text(dataset, tag).split("\\")]
-    except ValueError:
-        return []
-    return values if all(map(math.isfinite, values)) else []
-
-
-def shorts(dataset: Dataset, tag: BaseTag) -> tuple[int, ...]:
-    """Return the values of an unsigned short element; () if absent."""
-    element = raw(dataset, tag)
-    data = (element.value or b"") if element else b""
-    order = "<" if element is None or element.is_little_endian else ">"
-    return struct.unpack(f"{order}{len(data) // 2}H", data[: len(data) // 2 * 2])
-
-
-def items(dataset: Dataset, tag: BaseTag) -> list[Dataset]:
-    """Return the items of a sequence; [] if absent."""
-    if tag not in dataset:
-        return []
-    element = dataset[tag]
-    return list(element.value or []) if element.VR == "SQ" else []
-
-
 def is_code_string(value: str) -> bool:
     """Say whether `value` is a DICOM code string (VR CS) that is not empty; free text could name a patient."""
     return re.fullmatch("[A-Z0-9 _]{1,16}", value) is not None
 
 
-def _short(dataset: Dataset, tag: BaseTag, name: str, default: int | None = None) -> int:
-    values = shorts(dataset, tag)
+def _short(elements: Elements, tag: int, name: str, default: int | None = None) -> int:
+    values = elements.shorts(tag)
     if len(values) == 1:
         return values[0]
     if default is None or values:
@@ -173,22 +126,22 @@ def _short(dataset: Dataset, tag: BaseTag, name: str, default: int | None = None
     return default
 
 
-def _check_kind(dataset: Dataset) -> None:
-    sop_class, modality = text(dataset, T.SOP_CLASS), text(dataset, T.MODALITY)
+def _check_kind(elements: Elements) -> None:
+    sop_class, modality = elements.text(T.SOP_CLASS), elements.text(T.MODALITY)
     if modality != "NM":
         stated = modality if re.fullmatch("[A-Z]{2,8}", modality) else "not stated"
         raise ImageReadError(f"it is not nuclear medicine (modality {stated}, expected NM)")
     if sop_class != NM_STORAGE and sop_class not in SECONDARY_CAPTURE:
         raise ImageReadError("it is not a picture (expected Nuclear Medicine or Secondary Capture Image Storage)")
-    photometric = text(dataset, T.PHOTOMETRIC)
-    if _short(dataset, T.SAMPLES, "SamplesPerPixel", 1) != 1 or photometric not in ("", "MONOCHROME2"):
+    photometric = elements.text(T.PHOTOMETRIC)
+    if _short(elements, T.SAMPLES, "SamplesPerPixel", 1) != 1 or photometric not in ("", "MONOCHROME2"):
         raise ImageReadError("its pixels are colours or inverted grey, not counts (expected MONOCHROME2)")
-    if items(dataset, T.MODALITY_LUT):
+    if elements.items(T.MODALITY_LUT):
         raise ImageReadError("its pixels go through a modality look-up table, which is not supported")
 
 
-def _frame_count(dataset: Dataset) -> int:
-    stated = text(dataset, T.FRAMES)
+def _frame_count(elements: Elements) -> int:
+    stated = elements.text(T.FRAMES)
     if not stated:
         return 1
     if not stated.lstrip("+").isdecimal():
@@ -196,9 +149,9 @@ def _frame_count(dataset: Dataset) -> int:
     return int(stated)
 
 
-def _vector(dataset: Dataset, tag: BaseTag, name: str, frames: int) -> tuple[int, ...]:
+def _vector(elements: Elements, tag: int, name: str, frames: int) -> tuple[int, ...]:
     """Return a frame vector of the NM Multi-frame module (PS3.3 C.8.4.8), checked against NumberOfFrames."""
-    vector = shorts(dataset, tag)
+    vector = elements.shorts(tag)
     if vector and len(vector) != frames:
         raise ImageReadError(f"{name} has {len(vector)} values but NumberOfFrames is {frames}")
     if 0 in vector:
@@ -206,50 +159,50 @@ def _vector(dataset: Dataset, tag: BaseTag, name: str, frames: int) -> tuple[int
     return vector
 
 
-def _view_of_detector(detector: Dataset) -> str:
-    codes = items(detector, T.VIEW_CODE)
+def _view_of_detector(detector: Elements) -> str:
+    codes = detector.items(T.VIEW_CODE)
     if not codes:
         return ""
-    by_code = _VIEW_OF_CODE.get(text(codes[0], T.CODE_VALUE), "")
-    by_words = _VIEW_OF_WORDS.get(re.sub(" PROJECTION$", "", text(codes[0], T.CODE_MEANING).upper()), "")
+    by_code = _VIEW_OF_CODE.get(codes[0].text(T.CODE_VALUE), "")
+    by_words = _VIEW_OF_WORDS.get(re.sub(" PROJECTION$", "", codes[0].text(T.CODE_MEANING).upper()), "")
     if by_code and by_words and by_code != by_words:
         raise ImageReadError(f"a detector's view has the code of {by_code} but the meaning of {by_words}")
     return by_code or by_words
 
 
-def _views(dataset: Dataset, frames: int, image_type: str) -> tuple[str, ...]:
+def _views(elements: Elements, frames: int, image_type: str) -> tuple[str, ...]:
     """Return the view of each frame: detector vector, then that detector's view code; else the lone frame's ImageID."""
-    vector = _vector(dataset, T.DETECTOR_VECTOR, "DetectorVector", frames)
+    vector = _vector(elements, T.DETECTOR_VECTOR, "DetectorVector", frames)
     if "TOMO" in image_type:  # the detector turns: its view code holds for the first angle only
         return ("",) * frames
-    by_detector = [_view_of_detector(detector) for detector in items(dataset, T.DETECTORS)]
+    by_detector = [_view_of_detector(detector) for detector in elements.items(T.DETECTORS)]
     if by_detector and vector and max(vector) > len(by_detector):
         raise ImageReadError(f"DetectorVector names detector {max(vector)} but {len(by_detector)} are described")
     if not vector and len(by_detector) == 1:
         vector = (1,) * frames
     views = tuple(by_detector[number - 1] for number in vector) if by_detector and vector else ("",) * frames
     if views == ("",):
-        views = (_VIEW_OF_WORDS.get(text(dataset, T.IMAGE_ID).upper(), ""),)
+        views = (_VIEW_OF_WORDS.get(elements.text(T.IMAGE_ID).upper(), ""),)
     return views
 
 
-def _window_limits(window: Dataset) -> tuple[float, float] | None:
-    ranges = items(window, T.WINDOW_RANGES)
-    lower = [value for item in ranges for value in numbers(item, T.LOWER_KEV)]
-    upper = [value for item in ranges for value in numbers(item, T.UPPER_KEV)]
+def _window_limits(window: Elements) -> tuple[float, float] | None:
+    ranges = window.items(T.WINDOW_RANGES)
+    lower = [value for item in ranges for value in item.numbers(T.LOWER_KEV)]
+    upper = [value for item in ranges for value in item.numbers(T.UPPER_KEV)]
     return (min(lower), max(upper)) if lower and upper else None
 
 
-def _spacing(dataset: Dataset) -> tuple[float, float] | None:
-    values = numbers(dataset, T.SPACING)
+def _spacing(elements: Elements) -> tuple[float, float] | None:
+    values = elements.numbers(T.SPACING)
     return (values[0], values[1]) if len(values) == 2 and min(values) > 0 else None
 
 
-def _rescale(dataset: Dataset) -> tuple[float, float]:
+def _rescale(elements: Elements) -> tuple[float, float]:
     result = []
     for tag, default in ((T.SLOPE, 1.0), (T.INTERCEPT, 0.0)):
-        values = numbers(dataset, tag)
-        if text(dataset, tag) and len(values) != 1:
+        values = elements.numbers(tag)
+        if elements.text(tag) and len(values) != 1:
             raise ImageReadError("its RescaleSlope or RescaleIntercept is not a number")
         result.append(values[0] if values else default)
     if result[0] == 0:
@@ -257,28 +210,28 @@ def _rescale(dataset: Dataset) -> tuple[float, float]:
     return result[0], result[1]
 
 
-def _bits(dataset: Dataset) -> tuple[int, int, bool]:
-    allocated = _short(dataset, T.BITS_ALLOCATED, "BitsAllocated")
-    stored = _short(dataset, T.BITS_STORED, "BitsStored", allocated)
-    if allocated not in (8, 16, 32) and not (allocated == 64 and T.DOUBLE_PIXELS in dataset):
+def _bits(elements: Elements) -> tuple[int, int, bool]:
+    allocated = _short(elements, T.BITS_ALLOCATED, "BitsAllocated")
+    stored = _short(elements, T.BITS_STORED, "BitsStored", allocated)
+    if allocated not in (8, 16, 32) and not (allocated == 64 and T.DOUBLE_PIXELS in elements.pixels):
         raise ImageReadError(f"BitsAllocated is {allocated} (expected 8, 16 or 32)")
-    if not 1 <= stored <= allocated or _short(dataset, T.HIGH_BIT, "HighBit", stored - 1) != stored - 1:
+    if not 1 <= stored <= allocated or _short(elements, T.HIGH_BIT, "HighBit", stored - 1) != stored - 1:
         raise ImageReadError("BitsStored and HighBit contradict BitsAllocated")
-    return allocated, stored, _short(dataset, T.SIGNED, "PixelRepresentation", 0) == 1
+    return allocated, stored, _short(elements, T.SIGNED, "PixelRepresentation", 0) == 1
 
 
-def parse_header(dataset: Dataset) -> Header:
-    """Check that the dataset is a usable NM picture and say what its frames are; else `ImageReadError`."""
-    _check_kind(dataset)
-    frames = _frame_count(dataset)
-    rows, columns = _short(dataset, T.ROWS, "Rows"), _short(dataset, T.COLUMNS, "Columns")
+def parse_header(elements: Elements) -> Header:
+    """Check that the elements are those of a usable NM picture and say what its frames are; else `ImageReadError`."""
+    _check_kind(elements)
+    frames = _frame_count(elements)
+    rows, columns = _short(elements, T.ROWS, "Rows"), _short(elements, T.COLUMNS, "Columns")
     check_size(frames, rows, columns)
-    image_type = (text(dataset, T.IMAGE_TYPE).split("\\") + [""] * 3)[2]
-    windows = _vector(dataset, T.WINDOW_VECTOR, "EnergyWindowVector", frames) or (1,) * frames
-    allocated, stored, signed = _bits(dataset)
-    slope, intercept = _rescale(dataset)
-    body_part = text(dataset, T.BODY_PART)
-    duration_ms = numbers(dataset, T.FRAME_DURATION)
+    image_type = (elements.text(T.IMAGE_TYPE).split("\\") + [""] * 3)[2]
+    windows = _vector(elements, T.WINDOW_VECTOR, "EnergyWindowVector", frames) or (1,) * frames
+    allocated, stored, signed = _bits(elements)
+    slope, intercept = _rescale(elements)
+    body_part = elements.text(T.BODY_PART)
+    duration_ms = elements.numbers(T.FRAME_DURATION)
     return Header(
         frames=frames,
         rows=rows,
@@ -288,19 +241,19 @@ def parse_header(dataset: Dataset) -> Header:
         signed=signed,
         slope=slope,
         intercept=intercept,
-        spacing_mm=_spacing(dataset),
-        views=_views(dataset, frames, image_type),
+        spacing_mm=_spacing(elements),
+        views=_views(elements, frames, image_type),
         windows=windows,
         image_type=image_type if is_code_string(image_type) else "",
         body_part=body_part if is_code_string(body_part) else "",
         duration_s=duration_ms[0] / 1000 if len(duration_ms) == 1 and duration_ms[0] > 0 else None,
-        synthetic=text(dataset, T.SYNTHETIC) == "YES",
+        synthetic=elements.text(T.SYNTHETIC) == "YES",
     )
 
 
-def windows_kev(dataset: Dataset, windows: tuple[int, ...]) -> tuple[tuple[float, float] | None, ...]:
+def windows_kev(elements: Elements, windows: tuple[int, ...]) -> tuple[tuple[float, float] | None, ...]:
     """Return the `(lower, upper)` limits in keV of the window of each frame, None where they are not stated."""
-    limits = [_window_limits(window) for window in items(dataset, T.WINDOWS)]
+    limits = [_window_limits(window) for window in elements.items(T.WINDOWS)]
     if limits and max(windows) > len(limits):
         raise ImageReadError(f"EnergyWindowVector names window {max(windows)} but {len(limits)} are described")
     return tuple(limits[number - 1] if limits else None for number in windows)

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from pydicom.dataset import Dataset
-from pydicom.filereader import dcmread, read_dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from scintikit.dicom.header import Header, T, frames_of_window, international_text, parse_header, text, windows_kev
-from scintikit.dicom.pixels import check_decodable, read_pixels
-from scintikit.dicom.scintigram import MAX_PIXELS, Scintigram, naming
+from scintikit.dicom.elements import Elements, Truncated, parse_file
+from scintikit.dicom.header import SEQUENCES, WANTED, Header, T, frames_of_window, parse_header, windows_kev
+from scintikit.dicom.pixels import find_pixels, read_pixels
+from scintikit.dicom.scintigram import Scintigram, naming
 from scintikit.errors import ImageReadError
 
-_DATASET_START = 144  # preamble 128, "DICM" 4, (0002,0000) 12; the length in (0002,0000) counts from here
-_HEAD = 2048
+_HEAD = 2**16  # the usual header is shorter than this
 
 
 @dataclass(frozen=True)
@@ -49,58 +42,26 @@ class HeaderSummary:
     station: str = field(default="", repr=False)
 
 
-def _parse(file: BinaryIO, *, header_only: bool) -> tuple[Dataset, UID]:
-    """Return the elements that are read, and the transfer syntax of the pixels."""
-    head = file.read(_HEAD)
-    if not head:
-        raise ImageReadError("the file is empty")
-    if head[128:132] != b"DICM":
-        raise ImageReadError('it is not DICOM (no "DICM" at byte 128)')
-    if str(DeflatedExplicitVRLittleEndian).encode() in head:
-        return _inflate(head + file.read()), DeflatedExplicitVRLittleEndian
-    if header_only:
-        file.seek(0)
-        dataset = dcmread(file, stop_before_pixels=True)
-    else:  # from memory, where a damaged length cannot ask for more than there is
-        dataset = dcmread(BytesIO(head + file.read()))
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if not syntax:
-        raise ImageReadError("it does not state its transfer syntax")
-    return dataset, UID(syntax)
-
-
-def _inflate(data: bytes) -> Dataset:
-    """Parse a deflated file (PS3.5 A.5), inflating no more than the largest picture needs."""
-    start = _DATASET_START + struct.unpack("<I", data[_DATASET_START - 4 : _DATASET_START])[0]
-    limit = MAX_PIXELS * 2
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = inflater.decompress(data[start:], limit)
-    if inflater.unconsumed_tail:
-        raise ImageReadError(f"it inflates to more than {limit} bytes")
-    if not inflater.eof:
-        raise ImageReadError("its deflated data is truncated")
-    return read_dataset(BytesIO(content), is_implicit_VR=False, is_little_endian=True)
-
-
 def scan_header(path: str | os.PathLike[str]) -> HeaderSummary:
     """Read a file's header, without its pixels; any file that is refused says why in `reason` instead of raising."""
     try:
-        with naming(path), Path(path).open("rb") as file:
-            dataset, syntax = _parse(file, header_only=True)
-            header = parse_header(dataset)
+        with naming(path):
+            with Path(path).open("rb", buffering=0) as file:
+                head, length = file.read(_HEAD), os.fstat(file.fileno()).st_size
+                try:
+                    parsed = parse_file(head, length, WANTED, SEQUENCES)
+                except Truncated:
+                    parsed = parse_file(head + file.read(), length, WANTED, SEQUENCES)
+            header = parse_header(parsed.elements)
+            find_pixels(parsed, header)
             if len(set(header.windows)) > 1:
-                frames_of_window(header.windows, windows_kev(dataset, header.windows), None)
-            check_decodable(syntax, header.bits_stored)
-            if syntax == DeflatedExplicitVRLittleEndian:
-                read_pixels(dataset, header, syntax)  # inflated already, so checking them costs nothing more
-            elif not syntax.is_encapsulated and header.bytes > os.fstat(file.fileno()).st_size:
-                raise ImageReadError("its pixel data is missing or truncated")
-            return _summary(path, dataset, header)
+                frames_of_window(header.windows, windows_kev(parsed.elements, header.windows), None)
+            return _summary(path, parsed.elements, header)
     except ImageReadError as error:
         return HeaderSummary(path=str(path), usable=False, reason=str(error))
 
 
-def _summary(path: str | os.PathLike[str], dataset: Dataset, header: Header) -> HeaderSummary:
+def _summary(path: str | os.PathLike[str], elements: Elements, header: Header) -> HeaderSummary:
     return HeaderSummary(
         path=str(path),
         usable=True,
@@ -113,21 +74,21 @@ def _summary(path: str | os.PathLike[str], dataset: Dataset, header: Header) -> 
         image_type=header.image_type,
         body_part=header.body_part,
         synthetic=header.synthetic,
-        sop_instance_uid=text(dataset, T.SOP_INSTANCE),
-        patient_id=international_text(dataset, T.PATIENT_ID),
-        institution=international_text(dataset, T.INSTITUTION),
-        station=international_text(dataset, T.STATION),
+        sop_instance_uid=elements.text(T.SOP_INSTANCE),
+        patient_id=elements.international_text(T.PATIENT_ID),
+        institution=elements.international_text(T.INSTITUTION),
+        station=elements.international_text(T.STATION),
     )
 
 
 def read_nm(path: Path, energy_window: int | None) -> Scintigram:
     """Read a DICOM file; see `scintikit.dicom.read_scintigram`."""
-    with path.open("rb") as file:
-        dataset, syntax = _parse(file, header_only=False)
-    header = parse_header(dataset)
-    limits_kev = windows_kev(dataset, header.windows)
+    data = path.read_bytes()
+    parsed = parse_file(data, len(data), WANTED, SEQUENCES)
+    header = parse_header(parsed.elements)
+    limits_kev = windows_kev(parsed.elements, header.windows)
     frames = frames_of_window(header.windows, limits_kev, energy_window)
-    stored = read_pixels(dataset, header, syntax)
+    stored = read_pixels(parsed, header)
     counts = (stored if len(frames) == header.frames else stored[frames]).astype(np.float32)
     if (header.slope, header.intercept) != (1.0, 0.0):
         counts = (counts.astype(np.float64) * header.slope + header.intercept).astype(np.float32)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
@@ -18,15 +19,61 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from scintikit.dicom.header import Header, T, raw
+from scintikit.dicom.elements import ParsedFile
+from scintikit.dicom.header import Header, T
 from scintikit.errors import ImageReadError, MissingDecoderError
 
 # In order of preference. GDCM comes last: a damaged JPEG-LS frame makes it abort the process.
 _DECODERS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow", "gdcm")
-_KINDS = {T.FLOAT_PIXELS: "f4", T.DOUBLE_PIXELS: "f8", T.PIXELS: ""}
+_FLOAT_KINDS = {T.FLOAT_PIXELS: "f4", T.DOUBLE_PIXELS: "f8"}
 
 
-def check_decodable(syntax: UID, bits_stored: int) -> str:
+@dataclass(frozen=True)
+class Pixels:
+    """Where the pixel data stands in the file, its type if native, and pydicom's name of its decoder if not."""
+
+    start: int
+    stop: int
+    dtype: np.dtype
+    decoder: str
+
+
+def find_pixels(file: ParsedFile, header: Header) -> Pixels:
+    """Find the pixel data and check, without touching it, that it can be read: kind, decoder, length."""
+    present = file.elements.pixels
+    if len(present) != 1:
+        raise ImageReadError("it has several kinds of pixel data" if present else "it has no pixel data")
+    ((tag, (start, length)),) = present.items()
+    decoder = _decoder(file.syntax, header.bits_stored)
+    stop = file.length if length is None else start + length
+    if stop > file.length:
+        raise ImageReadError(f"its pixel data is truncated ({file.length - start} of {length} bytes)")
+    kind = _FLOAT_KINDS.get(tag) or f"{'i' if header.signed else 'u'}{header.bits_allocated // 8}"
+    dtype = np.dtype((">" if file.syntax == ExplicitVRBigEndian else "<") + kind)
+    if dtype.itemsize * 8 != header.bits_allocated:
+        raise ImageReadError("the kind of pixel data contradicts BitsAllocated")
+    if not decoder and not header.bytes <= stop - start <= header.bytes + header.bytes % 2:
+        raise ImageReadError(f"its pixel data has {stop - start} bytes, its header announces {header.bytes}")
+    return Pixels(start, stop, dtype, decoder)
+
+
+def read_pixels(file: ParsedFile, header: Header) -> np.ndarray:
+    """Return the pixels as stored, `(frame, row, column)`."""
+    pixels = find_pixels(file, header)
+    shape = header.frames, header.rows, header.columns
+    if pixels.decoder:
+        return _decode(file.data[pixels.start : pixels.stop], header, file.syntax, pixels.decoder).reshape(shape)
+    count = math.prod(shape)
+    stored = np.frombuffer(file.data, pixels.dtype, count, pixels.start).reshape(shape)
+    if pixels.dtype.kind == "f":
+        if not np.isfinite(stored).all():
+            raise ImageReadError("its pixel data contains NaN or infinity")
+        return stored
+    unused = header.bits_allocated - header.bits_stored
+    return (stored << unused) >> unused if unused else stored
+
+
+def _decoder(syntax: UID, bits_stored: int) -> str:
     """Return pydicom's name of the decoder to use, "" for native pixels.
 
     `ImageReadError` if the transfer syntax is unknown, `MissingDecoderError` if its decoder is not installed.
@@ -59,37 +106,9 @@ def _decoder_advice(syntax: UID) -> str:
     return f"pip install {package}, or the extra scintikit[dicom]"
 
 
-def read_pixels(dataset: Dataset, header: Header, syntax: UID) -> np.ndarray:
-    """Return the pixels as stored, `(frame, row, column)`."""
-    present = [(kind, element) for tag, kind in _KINDS.items() if (element := raw(dataset, tag)) is not None]
-    if len(present) != 1:
-        raise ImageReadError("it has several kinds of pixel data" if present else "it has no pixel data")
-    kind, element = present[0]
-    plugin = check_decodable(syntax, header.bits_stored)
-    if plugin:
-        return _decode(element.value or b"", header, syntax, plugin)
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    return _native(element.value or b"", header, order, kind)
-
-
-def _native(data: bytes, header: Header, order: str, kind: str) -> np.ndarray:
-    dtype = np.dtype(order + (kind or f"{'i' if header.signed else 'u'}{header.bits_allocated // 8}"))
-    if dtype.itemsize * 8 != header.bits_allocated:
-        raise ImageReadError("the kind of pixel data contradicts BitsAllocated")
-    if not header.bytes <= len(data) <= header.bytes + header.bytes % 2:
-        raise ImageReadError(f"its pixel data has {len(data)} bytes, its header announces {header.bytes}")
-    count = header.bytes // dtype.itemsize
-    stored = np.frombuffer(data, dtype, count).reshape(header.frames, header.rows, header.columns)
-    if kind:
-        if not np.isfinite(stored).all():
-            raise ImageReadError("its pixel data contains NaN or infinity")
-        return stored
-    unused = header.bits_allocated - header.bits_stored
-    return (stored << unused) >> unused if unused else stored
-
-
 def _decode(data: bytes, header: Header, syntax: UID, plugin: str) -> np.ndarray:
     """Return the pixels of an encapsulated file, `(frame, row, column)`."""
+    _check_fragments(data)
     codestreams = list(generate_frames(data, number_of_frames=header.frames))
     if len(codestreams) != header.frames:
         raise ImageReadError(f"it holds {len(codestreams)} compressed frames, its header announces {header.frames}")
@@ -112,7 +131,20 @@ def _decode(data: bytes, header: Header, syntax: UID, plugin: str) -> np.ndarray
         "pixel_keyword": "PixelData",
     }
     stored, _ = get_decoder(syntax).as_array(data, decoding_plugin=plugin, **options)
-    return stored.reshape(header.frames, header.rows, header.columns)
+    return stored
+
+
+def _check_fragments(data: bytes) -> None:
+    """Raise if the compressed data (PS3.5 A.4) is cut off; some decoders spend seconds on half a frame."""
+    position = 0
+    while position + 8 <= len(data):
+        tag, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        if tag == b"\xfe\xff\xdd\xe0":
+            return
+        if tag != b"\xfe\xff\x00\xe0":
+            break
+        position += 8 + length
+    raise ImageReadError("its compressed pixel data is damaged or truncated")
 
 
 def _codestream_size(data: bytes) -> tuple[int, int, int] | None:

@@ -355,11 +355,9 @@ def test_a_compressed_frame_that_states_another_size_never_reaches_a_decoder(nm_
 
 def test_inflating_stops_at_the_largest_picture(nm_file, monkeypatch):
     path = nm_file(transfer_syntax="deflated")
-    data = path.read_bytes()
-    start = 144 + int.from_bytes(data[140:144], "little")
     deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    path.write_bytes(data[:start] + deflater.compress(bytes(10_000_000)) + deflater.flush())
-    monkeypatch.setattr("scintikit.dicom.nm.MAX_PIXELS", 10_000)
+    path.write_bytes(_meta(path) + deflater.compress(bytes(10_000_000)) + deflater.flush())
+    monkeypatch.setattr("scintikit.dicom.elements.MAX_PIXELS", 10_000)
     with pytest.raises(ImageReadError, match="inflates to more than"):
         read_scintigram(path)
 
@@ -374,10 +372,35 @@ def test_headers_are_scanned_without_pixels_and_quickly(nm_file):
     start = time.process_time()
     for _ in range(200):
         scan_header(path)
-    # About 3,000 a second on a quiet core; the bound only catches reading the pixels or parsing twice.
-    assert time.process_time() - start < 0.4
+    # 2,000 a second is what an index needs; about 10,000 were measured.
+    assert time.process_time() - start < 0.1
 
 
 def test_identifiers_are_decoded_by_the_files_character_set(nm_file):
     summary = scan_header(nm_file(_set(PatientID="Zoë-1", InstitutionName="Genève", StationName="CAM1")))
     assert (summary.patient_id, summary.institution, summary.station) == ("Zoë-1", "Genève", "CAM1")
+
+
+def test_a_header_longer_than_the_usual_is_scanned_too(nm_file):
+    def change(dataset):
+        dataset.private_block(0x0009, "SOMEBODY", create=True).add_new(1, "OB", bytes(200_000))
+
+    assert scan_header(nm_file(change)).usable
+
+
+def test_implicit_elements_announced_as_explicit_are_read(nm_file):
+    path = nm_file()
+    expected = read_scintigram(path)
+    announced = _meta(path)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    pydicom.dcmwrite(path, dataset, implicit_vr=True, little_endian=True, force_encoding=True)
+    path.write_bytes(announced + path.read_bytes()[len(_meta(path)) :])
+    scan = read_scintigram(path)
+    assert np.array_equal(scan.counts, expected.counts)
+    assert scan.views == expected.views
+
+
+def _meta(path):
+    data = path.read_bytes()
+    return data[: 144 + int.from_bytes(data[140:144], "little")]
