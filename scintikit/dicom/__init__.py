@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from scintikit.dicom.nm import HeaderSummary, scan_header
 from scintikit.dicom.read import read_scintigram
 from scintikit.dicom.scintigram import MAX_PIXELS, VIEWS, Scintigram, ScintigramWarning
-from scintikit.dicom.write import ImageWriteError, write_scintigram
+from scintikit.dicom.write import write_scintigram
 
 if TYPE_CHECKING:
     from scintikit.dicom.reader import ScintigramReader
@@ -16,7 +16,6 @@ __all__ = [
     "MAX_PIXELS",
     "VIEWS",
     "HeaderSummary",
-    "ImageWriteError",
     "Scintigram",
     "ScintigramReader",
     "ScintigramWarning",

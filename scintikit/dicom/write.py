@@ -24,7 +24,7 @@ from pydicom.valuerep import DSfloat
 from scintikit.dicom.header import NM_STORAGE, PROJECTIONS, T, is_code_string
 from scintikit.dicom.pictures import encode_nifti, encode_png, note_of
 from scintikit.dicom.scintigram import MAX_PIXELS, VIEWS
-from scintikit.errors import MissingExtraError, ScintikitError
+from scintikit.errors import ImageWriteError, MissingExtraError
 from scintikit.files import write_atomic
 
 TRANSFER_SYNTAXES = {
@@ -46,10 +46,6 @@ _EMPTY_SEQUENCES = (
 )
 TC99M_WINDOW_KEV = (126.45, 154.55)
 """140.5 keV, 20 % wide."""
-
-
-class ImageWriteError(ScintikitError, ValueError):
-    """A picture cannot be written as asked; the message names the file and the reason."""
 
 
 def write_scintigram(

@@ -52,7 +52,8 @@ class Protocol:
     scattered fraction of all counts in the window, `intrinsic_mm` the crystal's FWHM, `distance_mm` that from the
     collimator to the skin, `low_mm` how far below the middle of the picture the gland is put, `loose` scales how
     much positioning varies, `field` masks the picture ("full", "round" or "frame"), `ripple` is the amplitude of the
-    uniformity's error, `marker` the probability of a point source on the chin or sternal notch.
+    uniformity's error, `marker` the probability of a point source on the chin or sternal notch, `minutes` the usual time
+    from injection to picture (guidelines: 15 to 30).
     """
 
     collimator: str
@@ -67,18 +68,25 @@ class Protocol:
     field: str = "full"
     ripple: float = 0.02
     marker: float = 0.0
+    minutes: float = 20.0
 
 
 PROTOCOLS = {
     "A": Protocol("LEHR", 185, 300, low_mm=25),
     "B": Protocol("LEAP", 111, 600, 150_000, scatter=0.30, distance_mm=70, low_mm=30, field="round", marker=0.10),
     "C": Protocol("LEHR", 148, 300, distance_mm=60, low_mm=20, loose=1.3),
-    "D": Protocol("PINHOLE", 111, 600, 100_000, scatter=0.22, distance_mm=75, low_mm=5, field="round"),
+    "D": Protocol("PINHOLE", 111, 600, 100_000, scatter=0.22, distance_mm=75, low_mm=5, field="round", minutes=25),
     "E": Protocol("LEUHR", 185, 600, scatter=0.22, intrinsic_mm=3.3, distance_mm=40, low_mm=15),
-    "F": Protocol("PINHOLE", 74, 300, scatter=0.32, distance_mm=95, low_mm=0, loose=1.4, field="round", ripple=0.04),
-    "G": Protocol("LEHR", 111, 200, scatter=0.28, low_mm=15, field="frame", marker=0.15),
-    "H": Protocol("LEUHR", 185, 900, 200_000, scatter=0.30, intrinsic_mm=3.3, distance_mm=90, low_mm=-5, marker=0.05),
-    "I": Protocol("LEAP", 111, 120, scatter=0.38, intrinsic_mm=4.6, distance_mm=80, low_mm=30, loose=1.3, ripple=0.05),
+    "F": Protocol(
+        "PINHOLE", 74, 300, scatter=0.32, distance_mm=95, low_mm=0, loose=1.4, field="round", ripple=0.04, minutes=15
+    ),
+    "G": Protocol("LEHR", 111, 200, scatter=0.28, low_mm=15, field="frame", marker=0.15, minutes=15),
+    "H": Protocol(
+        "LEUHR", 185, 900, 200_000, scatter=0.30, intrinsic_mm=3.3, distance_mm=90, low_mm=-5, marker=0.05, minutes=30
+    ),
+    "I": Protocol(
+        "LEAP", 111, 120, scatter=0.38, intrinsic_mm=4.6, distance_mm=80, low_mm=30, loose=1.3, ripple=0.05, minutes=10
+    ),
 }
 
 
@@ -139,7 +147,8 @@ def expose(patient: Patient, camera: Camera, rng: np.random.Generator) -> Exposu
     roll, turn = rng.normal(0, np.radians(4), 2) * protocol.loose
     axis = (np.arange(size, dtype=np.float32) - (pad + (n - 1) / 2)) * np.float32(camera.pixel_mm)
     x, y = _patient_coordinates(axis, shift, roll)
-    sight = look(patient, x, y, float(turn))
+    minutes = float(np.clip(rng.normal(protocol.minutes, 3), 5, 40))  # injection to picture
+    sight = look(patient.at(minutes), x, y, float(turn))
 
     distance = max(protocol.distance_mm + rng.normal(0, 10) * protocol.loose, 10.0)
     image = _blur(sight.slabs, camera, float(distance))[inner]
@@ -149,8 +158,7 @@ def expose(patient: Patient, camera: Camera, rng: np.random.Generator) -> Exposu
         rate += _marker(camera, x[inner], y[inner], rng)
 
     seconds = _seconds(protocol, float(rate.sum()))
-    delay = float(np.clip(rng.normal(20, 3), 12, 40)) * 60  # injection to picture
-    expected = rate * np.exp(-DECAY * delay) * (1 - np.exp(-DECAY * seconds)) / DECAY
+    expected = rate * np.exp(-DECAY * 60 * minutes) * (1 - np.exp(-DECAY * seconds)) / DECAY
     counts = np.minimum(rng.poisson(expected), 65535).astype(np.uint16)
     return Exposure(counts, expected.astype(np.float32), sight.mask[inner], seconds)
 

@@ -9,7 +9,7 @@ what makes the classes overlap, and `docs/simulation.md` gives the reason for ea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -131,6 +131,21 @@ class Patient:
         healthy = sum(self.volume_ml) * self.tissue
         nodules = sum(volume_ml(n.shape) * (n.contrast * self.healthy_tissue - self.tissue) for n in self.nodules)
         return 100 * max(healthy + nodules, 0.0)
+
+    def at(self, minutes: float) -> Patient:
+        """Return the patient as many minutes after injection; what is drawn holds for 20.
+
+        The gland and the salivary glands trap pertechnetate with a time constant of about 12 minutes, while soft tissue
+        and blood lose it (about 40 and 30 minutes): the later the picture, the brighter the gland over its background.
+        """
+        trapped = (1 - np.exp(-minutes / 12)) / (1 - np.exp(-20 / 12))
+        return replace(
+            self,
+            tissue=self.tissue * trapped,
+            organs=tuple((organ, concentration * trapped) for organ, concentration in self.organs),
+            background=self.background * np.exp((20 - minutes) / 40),
+            blood=self.blood * np.exp((20 - minutes) / 30),
+        )
 
     @property
     def healthy_tissue(self) -> float:

@@ -8,7 +8,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from scintikit.dicom import ImageWriteError, read_scintigram, write_scintigram
+from scintikit.dicom import read_scintigram, write_scintigram
+from scintikit.errors import ImageWriteError
 
 SETTINGS = {"spacing_mm": (2.5, 2.0), "views": ("ANT", "POST"), "uid_seed": "1"}
 PICTURE = np.arange(2 * 40 * 32).reshape(2, 40, 32)

@@ -152,3 +152,13 @@ def test_pyramidal_lobe_rises_above_the_isthmus() -> None:
     more = look(thyroid_only(patient), X, Y).slabs.sum(0) - look(without, X, Y).slabs.sum(0)
     assert more.max() > 0
     assert (Y * more).sum() / more.sum() < patient.bridges[0].centre[1]
+
+
+def test_later_pictures_show_a_brighter_gland_over_less_background() -> None:
+    patient = draw_patient(2, np.random.default_rng(0))
+    early, late = patient.at(10), patient.at(30)
+    assert late.tissue > patient.tissue > early.tissue
+    assert late.background < patient.background < early.background
+    assert late.organs[0][1] > early.organs[0][1]
+    assert patient.at(20).tissue == pytest.approx(patient.tissue)
+    assert late.uptake_percent > early.uptake_percent
