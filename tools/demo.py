@@ -16,10 +16,10 @@ from tools.run import find_bundle, run
 EPOCHS = 24
 
 
-def demo(output: str = "demo", epochs: int = EPOCHS) -> None:
+def demo(output: str = "demo", epochs: int = EPOCHS, profile: str = "demo") -> None:
     """Simulate nine cameras, train thyroid_cls, test it on three unseen cameras, predict on a folder of DICOM files.
 
-    A second run reuses what the first one made.
+    A second run reuses what the first one made, and goes on where it was stopped.
 
     Parameters
     ----------
@@ -27,22 +27,23 @@ def demo(output: str = "demo", epochs: int = EPOCHS) -> None:
         Folder for the report and the predictions.
     epochs
         Training epochs.
+    profile
+        Size of the simulated dataset: `tiny`, `demo` or `paper`.
     """
     folder = Path(output).resolve()
-    print("1/4  simulated dataset: nine cameras, 1,000 patients", flush=True)
-    dataset = load_dataset(simulated_dataset("demo"))
-    print(f"     {dataset.root}")
+    print("1/4  simulated dataset of nine cameras", flush=True)
+    dataset = load_dataset(simulated_dataset(profile))
+    print(f"     {sum(map(len, dataset.splits.values())):,} patients in {dataset.root}")
     models = folder / "models"
     common: dict[str, Any] = {"dataset_dir": str(dataset.root), "ckpt_dir": str(models)}
 
     print(f"2/4  training thyroid_cls on six cameras (to watch: tensorboard --logdir {folder / 'runs'})", flush=True)
-    state = _fingerprint(dataset.sha256, epochs)
-    stamp = folder / "trained.json"
-    if stamp.is_file() and json.loads(stamp.read_text()) == state:
+    _start_anew_if_changed(folder, _fingerprint(dataset.sha256, epochs))
+    if (models / "calibration.pt").is_file():  # the last thing that training writes
         print("     already trained")
     else:
-        run("thyroid_cls", "training", max_epochs=epochs, log_dir=str(folder / "runs"), **common)
-        write_json(stamp, state)
+        resume = (models / "last.pt").is_file()
+        run("thyroid_cls", "training", max_epochs=epochs, log_dir=str(folder / "runs"), resume=resume, **common)
 
     print("3/4  testing on three cameras unseen in training", flush=True)
     run("thyroid_cls", "evaluating", output_dir=str(folder), **common)
@@ -74,6 +75,15 @@ def _fingerprint(dataset_sha256: str, epochs: int) -> dict[str, Any]:
     for path in sorted([*library.rglob("*.py"), *(find_bundle("thyroid_cls") / "configs").glob("*.json")]):
         digest.update(path.read_bytes())
     return {"dataset": dataset_sha256, "epochs": epochs, "code": digest.hexdigest()}
+
+
+def _start_anew_if_changed(folder: Path, state: dict[str, Any]) -> None:
+    """Forget the training that an earlier run began with other data, settings or code."""
+    stamp = folder / "training.json"
+    if not stamp.is_file() or json.loads(stamp.read_text()) != state:
+        for name in ("models", "runs"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        write_json(stamp, state)
 
 
 def _print_table(metrics: dict[str, Any]) -> None:
