@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import ScaleIntensity
+from monai.visualize import GradCAM
 
 from scintikit.data import BatchAugmentation, Resampled
 from scintikit.engines import AutocastInferer, PrepareImages, grad_cam, pick_device, pick_dtype
@@ -112,3 +114,16 @@ def test_grad_cam_points_at_what_decides() -> None:
     assert divmod(int(heat[0].argmax()), 32)[0] in range(4, 10)
     assert network.training
     assert network.layer.weight.grad is None
+
+
+def test_grad_cam_of_a_batch_is_what_monai_gives_for_each_image() -> None:
+    from monai.networks.nets import resnet18
+
+    torch.manual_seed(0)
+    network = resnet18(spatial_dims=2, n_input_channels=1, num_classes=4, conv1_t_stride=2).eval()
+    images, classes = torch.rand(4, 1, 64, 64), torch.tensor([0, 2, 0, 3])
+    heat = grad_cam(network, "layer3", images, classes)
+    reference = GradCAM(network, target_layers="layer3", postprocessing=ScaleIntensity(0.0, 1.0))
+    for index, label in enumerate(classes.tolist()):
+        expected = reference(images[index : index + 1], class_idx=label)[0, 0].detach()
+        torch.testing.assert_close(heat[index], expected, rtol=1e-3, atol=1e-3)
