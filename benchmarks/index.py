@@ -45,7 +45,7 @@ def make_tree(root: Path, files: int) -> None:
 
 def ours(root: Path) -> int:
     """Scan the tree with one worker; return how many pictures it found."""
-    return len(scan_tree(root, list_files(root), workers=1, progress=False)[0])
+    return len(scan_tree(root, list_files(root)[0], workers=1, progress=False)[0])
 
 
 def usual(root: Path) -> int:
