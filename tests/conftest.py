@@ -10,9 +10,6 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-BUNDLE = REPOSITORY / "bundles" / "thyroid_cls"
-
 
 @pytest.fixture(scope="session", autouse=True)
 def scintikit_home(tmp_path_factory: pytest.TempPathFactory) -> Path:

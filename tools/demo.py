@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scintikit.data import load_dataset
+from scintikit.errors import ScintikitError
 from scintikit.files import write_json
 from scintikit.phantoms import simulated_dataset
 from tools.run import find_bundle, run
@@ -79,10 +80,12 @@ def _fingerprint(dataset_sha256: str, epochs: int) -> dict[str, Any]:
 
 def _start_anew_if_changed(folder: Path, state: dict[str, Any]) -> None:
     """Forget the training that an earlier run began with other data, settings or code."""
-    stamp = folder / "training.json"
+    stamp, made = folder / "training.json", [folder / name for name in ("models", "runs", "dicom")]
+    if not stamp.is_file() and any(path.exists() for path in made):
+        raise ScintikitError(f"{folder} holds folders that no demo made; choose another --output")
     if not stamp.is_file() or json.loads(stamp.read_text()) != state:
-        for name in ("models", "runs"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        for path in made:
+            shutil.rmtree(path, ignore_errors=True)
         write_json(stamp, state)
 
 

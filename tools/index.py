@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from fire.decorators import SetParseFns
+
 from scintikit.data import IndexResult, index_folder, load_dataset
 from scintikit.data.pseudonyms import read_key
+from scintikit.data.tree import printable
 from scintikit.files import write_json
 
 EXAMPLES = 5
 
 
+@SetParseFns(tree=str, output=str, labels=str, patient_pattern=str, key_file=str, report=str)
 def index(
     tree: str,
     output: str,
@@ -110,4 +114,4 @@ def _print(result: IndexResult) -> None:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
+    return ", ".join(map(printable, names[:EXAMPLES])) + (", ..." if len(names) > EXAMPLES else "")

@@ -55,9 +55,10 @@ def run(bundle: str, task: str, overlay: str | tuple[str, ...] = (), **overrides
         cause = find_cause(error)
         if cause is not None:
             raise cause from error
+        root_cause = _root_cause(error)
         raise ConfigError(
             f"config item {failing_id(error)!r} of {', '.join(file.name for file in files)} failed: "
-            f"{type(error).__name__}: {error}"
+            f"{type(root_cause).__name__}: {root_cause}"
         ) from error
 
 
@@ -105,7 +106,7 @@ def _is_task(config: dict[str, Any], key: str) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
-        and key not in ("initialize", "finalize")
+        and key not in ("imports", "initialize", "finalize")
         and all(isinstance(step, str) and step[0] in "$@" for step in value)
     )
 
@@ -116,6 +117,13 @@ def check_overrides(workflow: ConfigWorkflow, overrides: dict[str, Any]) -> None
     for key in overrides:
         if key not in workflow.parser:
             raise ConfigError(f"unknown override --{key}{did_you_mean(key, known)}; items are {', '.join(known)}")
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Return what a component raised, under the exceptions in which MONAI wrapped it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def failing_id(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -36,12 +37,13 @@ def compose(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike
     Raises
     ------
     DatasetError
-        If a dataset breaks the contract, labels differ, a patient would be in two splits, or an item's source is
-        ambiguous.
+        If a dataset breaks the contract, labels differ, a patient would be in two splits, a picture would be there
+        twice, or an item's source is ambiguous.
     """
     datasets = [load_dataset(source) for source in sources]
     _check_alike(datasets)
     _check_patients(datasets)
+    _check_pictures(datasets)
     ids = _unique_ids(datasets)
     splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
     files: dict[str, Path] = {}
@@ -94,6 +96,21 @@ def _check_patients(datasets: Sequence[Dataset]) -> None:
                     raise DatasetError(
                         f"the patient of {item['image']!r} ({item['patient']!r}) is in {split} of {dataset.root} and "
                         f"in {before} of {where.root}; split both with one index run, or leave one of them out"
+                    )
+
+
+def _check_pictures(datasets: Sequence[Dataset]) -> None:
+    """Refuse items with the same id and the same picture, as when one dataset was composed from another."""
+    found: dict[str, tuple[Path, Dataset]] = {}
+    for dataset in datasets:
+        for split in SPLITS:
+            for item in dataset.splits[split]:
+                path = dataset.root / item["image"]
+                before, where = found.setdefault(item_id(item), (path, dataset))
+                if where is not dataset and filecmp.cmp(before, path, shallow=False):
+                    raise DatasetError(
+                        f"{item['image']!r} of {dataset.root} is also in {where.root}: one of these datasets holds "
+                        "the other, or a part of it; name each picture's dataset once"
                     )
 
 

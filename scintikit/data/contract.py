@@ -224,7 +224,8 @@ def _check_files(root: Path, content: Mapping[str, Any]) -> None:
 def _file_fault(root: Path, home: Path, relative: str, parents: dict[Path, bool]) -> str | None:
     """Return what is wrong with a file, or None. `parents` remembers which folders lie inside `home`."""
     pure = PurePosixPath(relative)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in relative or ":" in pure.parts[0]:
+    odd = ".." in pure.parts or "\\" in relative or "\0" in relative
+    if odd or not pure.name or pure.is_absolute() or ":" in pure.parts[0]:
         return "is not a relative path inside the dataset; copy the file into the folder and name it relative to it"
     path = root / relative
     try:

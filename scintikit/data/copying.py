@@ -41,10 +41,11 @@ def copy_entry(
     """Write an entry's picture and mask unless they are there; return their paths, or why it is refused."""
     path = root / entry.picture.relative
     mask_path = root / entry.row.mask
+    files: dict[str, str] = {}
     try:
         picture = _read(path)
         spacing = picture.spacing_mm or ((assumed_spacing_mm,) * 2 if assumed_spacing_mm else None)
-        files = {"image": f"images/{entry.name}{_suffix(path, picture, spacing)}"}
+        files["image"] = f"images/{entry.name}{_suffix(path, picture, spacing)}"
         if entry.row.mask:
             files["mask"] = f"masks/{entry.name}{'.nii.gz' if spacing else '.png'}"
             mask = _read(mask_path).counts
@@ -54,7 +55,10 @@ def copy_entry(
         if not writer.has(files["image"]):
             _write(writer.folder / files["image"], picture, picture.counts, spacing, entry.uid_seed)
     except ScintikitError as error:
-        return bare_reason(bare_reason(str(error), path), mask_path)
+        reason = str(error)
+        for named in (path, mask_path, *(writer.folder / relative for relative in files.values())):
+            reason = bare_reason(reason, named)
+        return reason
     return files
 
 

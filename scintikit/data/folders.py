@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from monai.data import Dataset
 
+from scintikit.data.tree import list_files, printable
 from scintikit.errors import DatasetError, find_cause
+
+logger = logging.getLogger(__name__)
 
 #: DICOM files often have no suffix, or a number; other names are not looked at.
 SUFFIXES = frozenset({"", ".dcm", ".dicom", ".ima", ".nii", ".gz", ".png", ".jpg", ".jpeg"})
@@ -19,25 +23,38 @@ SUFFIXES = frozenset({"", ".dcm", ".dicom", ".ima", ".nii", ".gz", ".png", ".jpg
 def find_images(folder: str | os.PathLike[str]) -> list[dict[str, str]]:
     """Return `{"image": path, "id": path relative to the folder}` for every picture under a folder, or for one file.
 
+    What is left out because of its name, or because its folder cannot be read, is logged. Odd characters in an id are
+    escaped, and one that a spreadsheet would take for a formula begins with `./`.
+
     Raises
     ------
     DatasetError
         If the folder does not exist or holds nothing that could be a picture.
     """
-    root = Path(folder).expanduser()
+    root = Path(folder).expanduser().absolute()
     if root.is_file():
-        return [{"image": str(root), "id": root.name}]
+        return [{"image": str(root), "id": _id(root.name)}]
     if not root.is_dir():
         raise DatasetError(
             f"{root}: there is no such folder; give the folder of DICOM, NIfTI or PNG files as dataset_dir"
         )
-    files = sorted(path for path in root.rglob("*") if path.is_file() and _may_be_picture(path))
+    names, left_out = list_files(root)
+    files = [name for name in names if _may_be_picture(PurePosixPath(name))]
+    for name, reason in left_out:
+        logger.warning("left out %s: %s", printable(name), reason)
+    others = sorted(set(names) - set(files))
+    if others:
+        logger.info("left out %d files that are no pictures by their names, such as %s", len(others), _id(others[0]))
     if not files:
         raise DatasetError(f"{root}: no DICOM, NIfTI or PNG file in this folder or below it")
-    return [{"image": str(path), "id": path.relative_to(root).as_posix()} for path in files]
+    return [{"image": str(root / name), "id": _id(name)} for name in files]
 
 
-def _may_be_picture(path: Path) -> bool:
+def _id(relative: str) -> str:
+    return ("./" if relative[0] in "=+-@" else "") + printable(relative)
+
+
+def _may_be_picture(path: PurePosixPath) -> bool:
     suffix = path.suffix.lower()
     return not path.name.startswith(".") and (suffix in SUFFIXES or suffix[1:].isdigit()) and path.name != "DICOMDIR"
 
@@ -68,4 +85,5 @@ class TolerantDataset(Dataset):
             reason = find_cause(error)
             if reason is None:
                 raise
-            return {"image": torch.zeros(1, *self.image_size), "id": self.data[index]["id"], "error": str(reason)}
+            image, identifier = torch.zeros(1, *self.image_size), self.data[index]["id"]
+            return {"image": image, "id": identifier, "error": printable(str(reason))}

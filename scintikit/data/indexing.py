@@ -20,7 +20,7 @@ from scintikit.data.contract import Item
 from scintikit.data.copying import Entry, copy_entry
 from scintikit.data.labels import Row, match_rows, number_labels, read_labels
 from scintikit.data.pseudonyms import pseudonym, read_key
-from scintikit.data.splits import classes_of, split_patients
+from scintikit.data.splits import check_shares, classes_of, split_patients
 from scintikit.data.tree import PICTURE_SUFFIXES, Picture, in_parallel, list_files, scan_tree
 from scintikit.data.writer import DatasetWriter
 from scintikit.errors import DatasetError
@@ -146,9 +146,12 @@ def index_folder(
     enter the dataset only as keyed hashes.
     """
     root, folder = _folders(tree, output)
+    check_shares(validation, test, seed)
     key = key or read_key()
     result = IndexResult()
-    rows, files = _listed(root, Path(labels).absolute()) if labels else _class_folders(root, result)
+    files, left_out = list_files(root)
+    result.refuse(left_out)
+    rows, files = _listed(root, files, Path(labels).absolute()) if labels else _class_folders(files, result)
     pictures, refused = scan_tree(root, files, workers=workers, progress=progress)
     result.refuse(refused)
     entries = _entries(_labelled(pictures, rows, result), patient_pattern, key, result)
@@ -197,7 +200,7 @@ def _folders(tree: str | os.PathLike[str], output: str | os.PathLike[str]) -> tu
     return root, folder
 
 
-def _listed(root: Path, table: Path) -> tuple[list[Row], list[str]]:
+def _listed(root: Path, files: Sequence[str], table: Path) -> tuple[list[Row], list[str]]:
     """Return the table's rows and the files that could be pictures: neither the table itself nor masks."""
     rows = read_labels(table)
     others = {table}
@@ -205,13 +208,13 @@ def _listed(root: Path, table: Path) -> tuple[list[Row], list[str]]:
         if row.mask and not (root / row.mask).is_file():
             raise DatasetError(f"{row.where}: there is no such mask in {root}; write its path from the tree's top")
         others |= {root / row.mask} if row.mask else set()
-    return rows, [name for name in list_files(root) if root / name not in others]
+    return rows, [name for name in files if root / name not in others]
 
 
-def _class_folders(root: Path, result: IndexResult) -> tuple[list[Row], list[str]]:
+def _class_folders(files: Sequence[str], result: IndexResult) -> tuple[list[Row], list[str]]:
     """Return a row for each picture that lies in a folder of the tree, which names its class."""
     rows = []
-    for name in list_files(root):
+    for name in files:
         if not name.lower().endswith(PICTURE_SUFFIXES):
             result.refuse([(name, "without a table of labels only PNG, JPEG and NIfTI files are taken; give --labels")])
         elif "/" not in name:
@@ -311,6 +314,10 @@ def _count(result: IndexResult, splits: dict[str, list[Item]]) -> None:
         result.taken[split] = {name: found[number] for number, name in enumerate(result.classes)}
     result.centres = dict(sorted(Counter(item["centre"] for item in items).items()))
     result.patients = len({item["patient"] for item in items})
+    for split, counts in result.taken.items():
+        missing = [name for name, count in counts.items() if not count]
+        if missing:
+            result.notes.append(f"{split} has no picture of {', '.join(missing)}")
     pairs = {(item["patient"], item["centre"]) for item in items}
     shared = sum(count > 1 for count in Counter(patient for patient, _ in pairs).values())
     if shared:

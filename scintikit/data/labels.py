@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from scintikit.data.tree import Picture
+from scintikit.data.tree import Picture, printable
 from scintikit.errors import DatasetError
 
 #: Columns that say which picture a row is about; of those filled in, the first counts.
@@ -48,20 +50,23 @@ def read_labels(path: str | os.PathLike[str]) -> list[Row]:
     Raises
     ------
     DatasetError
-        If the table cannot be read, a needed column is missing or a row names no picture.
+        If the table cannot be read, a needed column is missing or there twice, or a row names no picture.
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise DatasetError(f"{path} cannot be read: {reason}; give a CSV table saved as UTF-8") from None
-    delimiter = max(",;\t", key="".join(lines[:1]).count)
-    reader = csv.reader(lines, delimiter=delimiter)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     records = _strict(reader, path)
     columns = [_column(name) for name in next(records, [])]
     if "label" not in columns or not set(KEYS) & set(columns):
         raise DatasetError(f"{path}: its first row must name a column `label` and one of file, SOPInstanceUID, patient")
+    twice = sorted(name for name in COLUMNS if columns.count(name) > 1)
+    if twice:
+        raise DatasetError(f"{path}: its first row names the column {twice[0]!r} twice; delete one of them")
     rows = []
     for values in records:
         if not any(map(str.strip, values)):
@@ -71,7 +76,7 @@ def read_labels(path: str | os.PathLike[str]) -> list[Row]:
             raise DatasetError(
                 f"{where} has {len(values)} columns, the first row {len(columns)}; quote texts with commas"
             )
-        fields = dict(zip(columns, map(str.strip, values), strict=True))
+        fields = dict(zip(columns, map(_composed, values), strict=True))
         row = Row(where, **{name: fields[name] for name in COLUMNS if name in fields})
         if not any(getattr(row, key) for key in KEYS):
             raise DatasetError(f"{row.where} names no file, SOPInstanceUID or patient; fill one in or delete the row")
@@ -84,6 +89,11 @@ def _strict(reader: Iterable[list[str]], path: Path) -> Iterator[list[str]]:
         yield from reader
     except csv.Error as error:
         raise DatasetError(f"{path} is not a proper CSV table: {error}; save it again as CSV (UTF-8)") from None
+
+
+def _composed(text: str) -> str:
+    """Return text without spaces at its ends and with composed accents, which macOS takes apart in file names."""
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def _column(name: str) -> str:
@@ -119,8 +129,8 @@ class _Lookup:
     def __init__(self, pictures: Iterable[Picture]) -> None:
         self._by: dict[str, dict[str, list[Picture]]] = {name: {} for name in ("path", "name", "uid", "patient")}
         for picture in pictures:
-            name = PurePosixPath(picture.relative).name
-            keys = {"path": picture.relative, "name": name, "uid": picture.uid, "patient": picture.patient}
+            path = _composed(picture.relative)
+            keys = {"path": path, "name": PurePosixPath(path).name, "uid": picture.uid, "patient": picture.patient}
             for kind, value in keys.items():
                 self._by[kind].setdefault(value, []).append(picture)
 
@@ -143,18 +153,21 @@ def number_labels(
 ) -> tuple[list[str], dict[str, int | list[int]]]:
     """Return the class names and, for each label as written, its number or its list of 0/1.
 
-    Labels are class names (case and spaces at the ends do not matter) or numbers. With `multi_label` they are several
-    separated by `|`, or nothing for none. Without `classes` the names found are taken, in alphabetical order.
+    Labels are class names (case and the number of spaces do not matter) or, if `classes` says which is which and none
+    of those names is a number itself, class numbers from 0. With `multi_label` they are several separated by `|`, or
+    nothing for none. Without `classes` the names found are taken, in alphabetical order.
 
     Raises
     ------
     DatasetError
-        If a label is missing or unknown; the message names the row.
+        If a label is missing, unknown or a number without a meaning; the message names the row. If `classes` names
+        one twice.
     """
     parts = {row.label: _parts(row, multi_label) for row in rows}
-    names = list(classes) or _names_found(parts)
+    names = _checked([_class_name(name) for name in classes]) or _names_found(rows, parts)
     number_of = {name.casefold(): number for number, name in enumerate(names)}
-    number_of |= {str(number): number for number in range(len(names))}
+    if not any(name.isdecimal() for name in names):
+        number_of |= {str(number): number for number in range(len(names))}
     labels: dict[str, int | list[int]] = {}
     for row in rows:
         unknown = [part for part in parts[row.label] if part.casefold() not in number_of]
@@ -168,18 +181,37 @@ def number_labels(
 
 def _parts(row: Row, multi_label: bool) -> list[str]:
     if multi_label:
-        return [part.strip() for part in row.label.split("|") if part.strip()]
+        return [name for name in map(_class_name, row.label.split("|")) if name]
     if not row.label:
         raise DatasetError(f"{row.where} has no label; fill it in or delete the row")
-    return [row.label]
+    if "|" in row.label:
+        raise DatasetError(f"{row.where} has several labels separated by |; give --multi_label if that is meant")
+    return [_class_name(row.label)]
 
 
-def _names_found(parts: Mapping[str, Sequence[str]]) -> list[str]:
+def _class_name(text: str) -> str:
+    """Return a name of a class with single spaces, so that two ways of typing it do not make two classes."""
+    return printable(" ".join(_composed(text).split()))
+
+
+def _checked(names: list[str]) -> list[str]:
+    folded = [name.casefold() for name in names]
+    if "" in folded or len(set(folded)) < len(folded):
+        raise DatasetError(f"the classes are {names}; give each its own name, different in more than upper case")
+    return names
+
+
+def _names_found(rows: Sequence[Row], parts: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the names among the labels, each as it is first spelled."""
     names: dict[str, str] = {}
-    for part in (part for label in parts.values() for part in label):
-        if not part.isdecimal():
+    for row in rows:
+        for part in parts[row.label]:
+            if part.isdecimal():
+                raise DatasetError(
+                    f"{row.where} has the number {part} as label; "
+                    "name the classes in their order with --classes 'NAME 0,NAME 1,...'"
+                )
             names.setdefault(part.casefold(), part)
     if not names:
-        raise DatasetError("all labels are numbers; name the classes in their order with --classes 'NAME 0,NAME 1,...'")
+        raise DatasetError("no row has a label; name the classes with --classes 'NAME 0,NAME 1,...'")
     return [names[folded] for folded in sorted(names)]

@@ -19,7 +19,7 @@ def pseudonym(key: bytes, kind: str, identifier: str) -> str:
 
     The same key gives the same pseudonym, so that datasets made at different times fit together.
     """
-    return hmac.new(key, f"{kind}\0{identifier}".encode(), hashlib.sha256).hexdigest()[:16]
+    return hmac.new(key, f"{kind}\0{identifier}".encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:16]
 
 
 def read_key(path: str | os.PathLike[str] | None = None) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,9 @@ def split_patients(
     Raises
     ------
     DatasetError
-        If a share is not in [0, 1) or an external centre has no item.
+        If a share is not in [0, 1), the seed is negative or an external centre has no item.
     """
-    for name, share in (("validation", validation), ("test", test)):
-        if not 0 <= share < 1:
-            raise DatasetError(f"the share for {name} is {share}; it must be at least 0 and less than 1")
+    check_shares(validation, test, seed)
     centres = {item["centre"] for item in items}
     missing = sorted(set(external) - centres)
     if missing:
@@ -67,6 +66,15 @@ def split_patients(
     for item in items:
         result[split_of.get(item["patient"], "training")].append(item)
     return result
+
+
+def check_shares(validation: float, test: float, seed: int) -> None:
+    """Raise `DatasetError` for a share or a seed that `split_patients` cannot use."""
+    for name, share in (("validation", validation), ("test", test)):
+        if not isinstance(share, Real) or not 0 <= share < 1:
+            raise DatasetError(f"the share for {name} is {share}; it must be a number from 0 to less than 1")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise DatasetError(f"the seed is {seed}; it must be a whole number from 0")
 
 
 def _draw(items: Sequence[Item], share: float, rng: np.random.Generator) -> list[str]:

@@ -33,11 +33,38 @@ class Picture:
     institution: str = field(default="", repr=False)
 
 
-def list_files(root: Path) -> list[str]:
-    """Return the paths of all files under `root`, relative to it, with forward slashes, sorted."""
-    return sorted(
-        (Path(parent) / name).relative_to(root).as_posix() for parent, _, names in os.walk(root) for name in names
-    )
+def list_files(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return all files under `root`, and what else is there (folders not entered, pipes) with the reason.
+
+    Paths are relative to `root`, with forward slashes, sorted. Links to folders are not followed: they may go round
+    in circles.
+    """
+    files: list[Path] = []
+    left_out: list[tuple[Path, str]] = []
+
+    def note(error: OSError) -> None:
+        left_out.append((Path(error.filename), f"the folder cannot be read: {error.strerror}"))
+
+    for parent, folders, names in os.walk(root, onerror=note):
+        for path in (Path(parent, name) for name in names):
+            if path.is_file():
+                files.append(path)
+            else:  # Opening a pipe would wait for ever.
+                left_out.append((path, "it is not an ordinary file, or a link to nothing"))
+        for path in (Path(parent, name) for name in folders):
+            if path.is_symlink():
+                left_out.append((path, "it is a link to a folder, which is not followed; name that folder itself"))
+
+    def relative(path: Path) -> str:
+        return path.relative_to(root).as_posix()
+
+    return sorted(map(relative, files)), sorted((relative(path), why) for path, why in left_out)
+
+
+def printable(text: str) -> str:
+    """Return a path as text for any file or terminal: control characters and bytes that are not UTF-8 are escaped."""
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def scan_tree(
@@ -59,7 +86,8 @@ def _scan(root: Path, relative: str) -> Picture | str:
     if header.synthetic:
         return "it says that its picture is synthetic; `compose` merges synthetic datasets"
     if header.image_type not in IMAGE_TYPES:
-        return f"it is a {header.image_type} acquisition; a dataset holds static and whole-body pictures"
+        kind = "another" if header.image_type == "OTHER" else f"a {header.image_type}"
+        return f"it is {kind} acquisition; a dataset holds static and whole-body pictures"
     return Picture(relative, header.sop_instance_uid, header.patient_id, header.institution or header.station)
 
 
@@ -72,7 +100,7 @@ def in_parallel(
     function: Callable[[Value], Result], values: Sequence[Value], label: str, workers: int | None, progress: bool
 ) -> Iterator[Result]:
     """Yield the results in order, with a progress bar; few values or one worker need no processes."""
-    workers = min(workers or os.cpu_count() or 1, len(values) // 64 + 1)
+    workers = max(1, min(workers or os.cpu_count() or 1, len(values) // 64 + 1))
     bar = partial(tqdm, desc=label, total=len(values), unit=" files", disable=not progress)
     if workers == 1:
         yield from bar(map(function, values))

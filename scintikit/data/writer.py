@@ -87,9 +87,6 @@ class DatasetWriter:
         """Claim the folder for this recipe, or make sure that it was claimed for it before."""
         if self.folder.exists() and not self.folder.is_dir():
             raise DatasetError(f"{self.folder} is a file; name a folder for the dataset")
-        # What a killed run was writing; the names are those that write_atomic gives.
-        for leftover in self.folder.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
         claim = self.folder / RECIPE_NAME
         if claim.is_file():
             if _read(claim) != json.loads(json.dumps(self._header)):
@@ -97,12 +94,15 @@ class DatasetWriter:
                     f"{self.folder} holds a dataset made with other settings or another version of the code "
                     f"(see its {RECIPE_NAME}); name another folder, or delete this one"
                 )
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif self.folder.is_dir() and not all(path.match(f".{RECIPE_NAME}.*.tmp") for path in self.folder.iterdir()):
             raise DatasetError(
                 f"{self.folder} is not empty and was not begun by this command; name a new folder for the dataset"
             )
         else:
             write_json(claim, self._header)
+        # What a killed run was writing, under the names that write_atomic gives. Only now is the folder ours to clean.
+        for leftover in self.folder.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Any:

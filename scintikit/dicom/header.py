@@ -34,6 +34,54 @@ _VIEW_OF_CODE = {code: view for sct, srt, _, view in PROJECTIONS for code in (sc
 _VIEW_OF_WORDS = {re.sub(" PROJECTION$", "", meaning.upper()): view for _, _, meaning, view in PROJECTIONS}
 _VIEW_OF_WORDS |= {view: view for *_, view in PROJECTIONS}
 
+#: Values that are passed on; anything else in these elements could be a name.
+#: ImageType value 3 (PS3.3 C.8.4.9.1.1) and terms for the parts that are examined (PS3.16 annex L).
+IMAGE_TYPES = frozenset(
+    ("STATIC", "DYNAMIC", "GATED", "WHOLE BODY", "TOMO", "GATED TOMO", "RECON TOMO", "RECON GATED TOMO", "FUSED")
+)
+BODY_PARTS = frozenset(
+    [
+        "ABDOMEN",
+        "ADRENAL",
+        "ANKLE",
+        "ARM",
+        "BONE",
+        "BRAIN",
+        "BREAST",
+        "CHEST",
+        "ELBOW",
+        "EXTREMITY",
+        "FEMUR",
+        "FOOT",
+        "HAND",
+        "HEAD",
+        "HEADNECK",
+        "HEART",
+        "HIP",
+        "KIDNEY",
+        "KNEE",
+        "LEG",
+        "LIVER",
+        "LUNG",
+        "LSPINE",
+        "NECK",
+        "PAROTID",
+        "PELVIS",
+        "SALIVARYGLAND",
+        "SHOULDER",
+        "SKULL",
+        "SPINE",
+        "SPLEEN",
+        "STERNUM",
+        "STOMACH",
+        "SSPINE",
+        "THYROID",
+        "TSPINE",
+        "WHOLEBODY",
+        "WRIST",
+    ]
+)
+
 TC99M_KEV = 140.5
 # The centre of a Tc-99m photopeak window lies this close to the peak; the I-123 scatter window (126 to 143) does not.
 _CENTRE_TOLERANCE_KEV = 5.0
@@ -110,11 +158,6 @@ class Header:
     def bytes(self) -> int:
         """Length of the pixel data if it is not compressed."""
         return self.frames * self.rows * self.columns * self.bits_allocated // 8
-
-
-def is_code_string(value: str) -> bool:
-    """Say whether `value` is a DICOM code string (VR CS) that is not empty; free text could name a patient."""
-    return re.fullmatch("[A-Z0-9 _]{1,16}", value) is not None
 
 
 def _short(elements: Elements, tag: int, name: str, default: int | None = None) -> int:
@@ -244,8 +287,8 @@ def parse_header(elements: Elements) -> Header:
         spacing_mm=_spacing(elements),
         views=_views(elements, frames, image_type),
         windows=windows,
-        image_type=image_type if is_code_string(image_type) else "",
-        body_part=body_part if is_code_string(body_part) else "",
+        image_type=image_type if image_type in IMAGE_TYPES or not image_type else "OTHER",
+        body_part=body_part if body_part in BODY_PARTS else "",
         duration_s=duration_ms[0] / 1000 if len(duration_ms) == 1 and duration_ms[0] > 0 else None,
         synthetic=elements.text(T.SYNTHETIC) == "YES",
     )

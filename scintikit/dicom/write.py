@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import DSfloat
 
-from scintikit.dicom.header import NM_STORAGE, PROJECTIONS, T, is_code_string
+from scintikit.dicom.header import BODY_PARTS, NM_STORAGE, PROJECTIONS, T
 from scintikit.dicom.pictures import encode_nifti, encode_png, note_of
 from scintikit.dicom.scintigram import MAX_PIXELS, VIEWS
 from scintikit.errors import ImageWriteError, MissingExtraError
@@ -80,7 +80,8 @@ def write_scintigram(
     uid_seed
         DICOM only: the study, series and instance UIDs are hashes of it, so it must be unique to the picture.
     body_part, description
-        DICOM only: BodyPartExamined (a DICOM defined term) and SeriesDescription (at most 64 characters).
+        DICOM only: BodyPartExamined (a DICOM defined term, or "" if unknown) and SeriesDescription (at most 64
+        characters).
     acquisition_s
         DICOM only: acquisition time of a frame in s; None is written as 0, since DICOM requires a value.
     image_type
@@ -237,12 +238,13 @@ def _detector(view: str) -> Dataset:
 def _describe(dataset: Dataset, body_part: str, description: str, acquisition_s: float | None, synthetic: bool) -> None:
     if len(description) > 64 or not description.isprintable() or "\\" in description:
         raise ImageWriteError("description is not one line of at most 64 characters")
-    if not is_code_string(body_part):
-        raise ImageWriteError(f"body_part is {body_part!r}; expected a DICOM term such as THYROID or WHOLEBODY")
+    if body_part and body_part not in BODY_PARTS:
+        raise ImageWriteError(f"body_part is {body_part!r}; expected one of {', '.join(sorted(BODY_PARTS))}")
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.SyntheticData = "YES" if synthetic else "NO"
     dataset.SeriesDescription = description
-    dataset.BodyPartExamined = body_part
+    if body_part:  # optional (type 3), and many cameras leave it out
+        dataset.BodyPartExamined = body_part
     # Required of static and whole-body pictures (type 1C), so an unknown time cannot be left out; 0 reads as unknown.
     dataset.ActualFrameDuration = round((acquisition_s or 0) * 1000)
 

@@ -82,6 +82,7 @@ def calibrate(
     prepare_batch: Callable[..., tuple[torch.Tensor, torch.Tensor | None]],
     feature_layer: str,
     device: torch.device,
+    settings: dict[str, Any],
     alpha: float = 0.1,
     rank: int = 0,
 ) -> Path:
@@ -103,6 +104,8 @@ def calibrate(
         As for the evaluator.
     feature_layer
         The layer whose input is the feature vector, for instance `fc`.
+    settings
+        What inference must do as training did (class names, preprocessing); kept and compared when it is read.
     alpha
         Share of cases in which a conformal set may miss the true class.
     rank
@@ -117,6 +120,7 @@ def calibrate(
     held_out = predict(network, validation, inferer, prepare_batch, feature_layer, device)
     calibration = {
         "model_sha256": file_sha256(weights),
+        "settings": settings,
         "alpha": alpha,
         "conformal_threshold": conformal_threshold(held_out["probabilities"], held_out["labels"], alpha).tolist(),
         "ood": _tensors(fit_ood(known["features"], held_out["features"])),
@@ -128,13 +132,13 @@ def calibrate(
     return path
 
 
-def load_calibration(ckpt_dir: str) -> dict[str, Any]:
-    """Read `calibration.pt` and check that it was measured for the `model.pt` beside it.
+def load_calibration(ckpt_dir: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Read `calibration.pt` and check that it was measured for the `model.pt` beside it and for these settings.
 
     Raises
     ------
     ConfigError
-        If it is missing or belongs to other weights.
+        If it is missing, belongs to other weights, or the model was trained with other class names or preprocessing.
     """
     path, weights = Path(ckpt_dir) / "calibration.pt", Path(ckpt_dir) / "model.pt"
     if not weights.is_file():
@@ -144,6 +148,10 @@ def load_calibration(ckpt_dir: str) -> dict[str, Any]:
     calibration = torch.load(path, map_location="cpu", weights_only=True)
     if calibration["model_sha256"] != file_sha256(weights):
         raise ConfigError(f"{path} was measured for another model.pt; run the id `calibrating` of train.json anew")
+    for name, value in settings.items():
+        trained = calibration["settings"].get(name)
+        if trained != value:
+            raise ConfigError(f"{weights} was trained with {name} {trained}, but {name} is {value} here; give --{name}")
     calibration["ood"] = {k: v.numpy() if torch.is_tensor(v) else v for k, v in calibration["ood"].items()}
     return calibration
 

@@ -39,12 +39,12 @@ class EvaluationReport:
         Where the files go.
     dataset_dir, split
         What was evaluated; their hash and name stand in the metrics.
-    class_names
-        Names by class number.
+    settings
+        `class_names`, and what else must be as it was in training.
     ckpt_dir
         Folder of `model.pt` and `calibration.pt`.
     cam_layer
-        Layer for the Grad-CAM pictures in the report, for instance `layer4`.
+        Layer for the Grad-CAM pictures in the report, for instance `layer3`.
     bootstrap, seed
         Number of resamples behind the 95 % intervals, and their seed.
     title
@@ -56,7 +56,7 @@ class EvaluationReport:
         output_dir: str,
         dataset_dir: str,
         split: str,
-        class_names: list[str],
+        settings: dict[str, Any],
         ckpt_dir: str,
         cam_layer: str,
         bootstrap: int = 1000,
@@ -66,7 +66,8 @@ class EvaluationReport:
         self.output_dir = Path(output_dir)
         self.dataset_dir = dataset_dir
         self.split = split
-        self.class_names = class_names
+        self.settings = settings
+        self.class_names: list[str] = settings["class_names"]
         self.ckpt_dir = ckpt_dir
         self.cam_layer = cam_layer
         self.bootstrap = bootstrap
@@ -80,7 +81,7 @@ class EvaluationReport:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _start(self, engine: SupervisedEvaluator) -> None:
-        self.calibration = load_calibration(self.ckpt_dir)  # before the work, not after it
+        self.calibration = load_calibration(self.ckpt_dir, self.settings)  # before the work, not after it
         self.items: list[dict[str, Any]] = []
         self.outputs: list[dict[str, torch.Tensor]] = []
         self.heat: list[np.ndarray] = []
@@ -156,9 +157,10 @@ class WritePredictions:
     Parameters
     ----------
     output_dir
-        Where the files go: `predictions.csv`, `images/<id>.json` and, with `gradcam`, `images/<id>.png`.
-    class_names
-        Names by class number.
+        Where the files go: `predictions.csv`, `images/<id>.json` and, with `gradcam`, `images/<id>.png`. An id is
+        a path, so these files lie in the same subfolders as the images.
+    settings
+        `class_names`, and what else must be as it was in training.
     ckpt_dir
         Folder of `model.pt` and `calibration.pt`.
     cam_layer
@@ -173,10 +175,11 @@ class WritePredictions:
     """
 
     def __init__(
-        self, output_dir: str, class_names: list[str], ckpt_dir: str, cam_layer: str, gradcam: bool = False
+        self, output_dir: str, settings: dict[str, Any], ckpt_dir: str, cam_layer: str, gradcam: bool = False
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.class_names = class_names
+        self.settings = settings
+        self.class_names: list[str] = settings["class_names"]
         self.ckpt_dir = ckpt_dir
         self.cam_layer = cam_layer
         self.gradcam = gradcam
@@ -188,7 +191,7 @@ class WritePredictions:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _start(self, engine: SupervisedEvaluator) -> None:
-        self.calibration = load_calibration(self.ckpt_dir)
+        self.calibration = load_calibration(self.ckpt_dir, self.settings)
         self.tables: list[pd.DataFrame] = []
 
     def _write_batch(self, engine: SupervisedEvaluator) -> None:
@@ -245,13 +248,15 @@ class WritePredictions:
             write_atomic(self._path(identifier, ".png"), overlay_png(image[0], shown))
 
     def _path(self, identifier: str, suffix: str) -> Path:
-        return self.output_dir / "images" / (identifier.replace("/", "__") + suffix)
+        return self.output_dir / "images" / (identifier + suffix)
 
     def _finish(self, engine: SupervisedEvaluator) -> None:
         table = pd.concat(self.tables, ignore_index=True)
+        # The same columns whether the first, another or no image could not be read.
+        table = table.reindex(columns=[*table.columns.drop("error", errors="ignore"), "error"])
         path = self.output_dir / "predictions.csv"
         write_atomic(path, _csv(table))
-        errors = table["error"].dropna() if "error" in table else pd.Series(dtype=str)
+        errors = table["error"].dropna()
         logger.info("read %d of %d images; wrote %s", len(table) - len(errors), len(table), path)
         for error in errors.head(10):
             logger.warning("not read: %s", error)

@@ -17,7 +17,10 @@ class MetricError(ScintikitError, ValueError):
 
 
 def check_probabilities(probabilities: ArrayLike) -> np.ndarray:
-    """Return probabilities as float64 `(N, C)` with finite rows in [0, 1] that sum to 1, or raise `MetricError`."""
+    """Return probabilities as float64 `(N, C)` with finite rows in [0, 1] that sum to 1, or raise `MetricError`.
+
+    What rounding has put above 1 becomes 1.
+    """
     values = np.asarray(probabilities, dtype=np.float64)
     if values.ndim != 2 or values.shape[0] < 1 or values.shape[1] < 2:
         raise MetricError(f"Probabilities have shape {values.shape}; expected (items, classes), at least 1 x 2.")
@@ -25,7 +28,7 @@ def check_probabilities(probabilities: ArrayLike) -> np.ndarray:
     outside = (values < 0).any(axis=1) | (values > 1 + SUM_TOLERANCE).any(axis=1)
     _refuse(outside, "Probabilities lie outside [0, 1]", "apply softmax to logits first")
     _refuse(np.abs(values.sum(axis=1) - 1) > SUM_TOLERANCE, "Probabilities do not sum to 1", "apply softmax first")
-    return values
+    return values.clip(max=1)
 
 
 def check_labels(labels: ArrayLike, items: int, classes: int) -> np.ndarray:

@@ -123,7 +123,8 @@ def classification_scores(
         value = per_class[metric]
         scores["overall", f"micro_{metric}"] = micro[metric]
         scores["overall", f"macro_{metric}"] = np.where(support > 0, value, np.nan)[:, present].mean(axis=1)
-        scores["overall", f"weighted_{metric}"] = np.where(support > 0, value * support, 0).sum(axis=1) / total[:, 0]
+        weighted = np.where(support > 0, value * support, 0).sum(axis=1)
+        scores["overall", f"weighted_{metric}"] = ratio(weighted, total[:, 0])
         for c, name in enumerate(names):
             scores["per_class", name, metric] = value[:, c]
     return scores

@@ -58,7 +58,7 @@ def evaluate_classifier(
         `conformal` (`coverage`, `set_size`, ... also `per_class` and `per_centre`, and the histogram `sizes`) and
         `intervals`, how they were made. An estimate is {"value", "low", "high"}, None where it cannot be measured,
         plus "undefined", the number of resamples that do not define it, if there are any. Macro averages of a centre
-        run over the `macro_classes` that it has.
+        run over the `macro_classes` that it has. A centre with one patient has no intervals.
 
     Raises
     ------
@@ -79,9 +79,13 @@ def evaluate_classifier(
         return scores if sets is None else scores | conformal_scores(sets, labels, weights, names, centres)
 
     intervals = bootstrap_intervals(statistic, patients, centres, n=bootstrap, seed=seed, level=LEVEL)
+    counts = _centre_counts(labels, patients, centres)
+    for place, interval in intervals.items():
+        if "per_centre" in place and counts[place[-2]]["patients"] == 1:  # resampling one patient tells nothing
+            intervals[place] = Interval(interval.value)
     result = nest({place: interval.as_json() for place, interval in intervals.items()})
     merge(result, classification_counts(probabilities, labels, names))
-    merge(result, {"per_centre": _centre_counts(labels, patients, centres)})
+    merge(result, {"per_centre": counts})
     result["patients"] = len(np.unique(patients))
     result["calibration"]["ece"] = Interval(expected_calibration_error(probabilities, labels)).as_json()
     result["calibration"]["reliability"] = reliability_curve(probabilities, labels)

@@ -50,7 +50,8 @@ def bootstrap_intervals(
         All items of a drawn patient come together, because images of one patient are not independent.
     centres : array_like, shape (N,), optional
         As many patients are drawn from each centre as it has. A patient seen in several centres counts for that of
-        the first item. A centre with one patient always contributes that patient.
+        the first item. Centres with one patient are taken together: each on its own would always give that patient,
+        and many of them an interval without width.
     n : int
         Resamples; 0 gives values without intervals.
     seed : int
@@ -61,8 +62,8 @@ def bootstrap_intervals(
     Returns
     -------
     dict
-        An `Interval` for every name. An interval is missing (NaN) if no resample defines the statistic; how many
-        did not is its `undefined`.
+        An `Interval` for every name. An interval is missing (NaN) if no resample defines the statistic (how many
+        did not is its `undefined`), or if there is only one patient.
 
     Raises
     ------
@@ -75,6 +76,7 @@ def bootstrap_intervals(
     """
     check_fraction(level, "The confidence level")
     weights = bootstrap_weights(patients, centres, n=n, seed=seed)
+    n = n if len(np.unique(np.asarray(patients).astype(str))) > 1 else 0
     values = statistic(np.ones((1, weights.shape[1])))
     rows = max(1, CHUNK_ELEMENTS // weights.shape[1])
     chunks = [statistic(weights[start : start + rows].astype(float)) for start in range(0, n, rows)]
@@ -95,11 +97,12 @@ def bootstrap_weights(patients: ArrayLike, centres: ArrayLike | None = None, *, 
     patients = patients.astype(str)
     centres = np.zeros(len(patients)) if centres is None else check_groups(centres, len(patients), "Centres")
     _, first, patient_of_item = np.unique(patients, return_index=True, return_inverse=True)
-    centre_of_patient = centres[first]
+    _, stratum, size = np.unique(centres[first], return_inverse=True, return_counts=True)
+    stratum = np.where(size[stratum] == 1, -1, stratum)
     drawn = np.zeros((n, len(first)), dtype=np.int32)
     generator = np.random.default_rng(seed)
-    for centre in np.unique(centre_of_patient):
-        members = np.flatnonzero(centre_of_patient == centre)
+    for number in np.unique(stratum):
+        members = np.flatnonzero(stratum == number)
         drawn[:, members] = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n)
     return drawn[:, patient_of_item]
 

@@ -52,7 +52,7 @@ def fit_ood(
     estimate = LedoitWolf().fit(train)
     values, vectors = np.linalg.eigh(estimate.covariance_)
     if values[0] <= 0:
-        raise MetricError("All training features are the same; expected those of different images.")
+        raise MetricError("The training features are too few or all the same; expected those of many images.")
     model: dict[str, np.ndarray | float] = {
         "mean": estimate.location_.astype(np.float32),
         "whitening": (vectors / np.sqrt(values)).astype(np.float32),

@@ -52,8 +52,8 @@ class Protocol:
     scattered fraction of all counts in the window, `intrinsic_mm` the crystal's FWHM, `distance_mm` that from the
     collimator to the skin, `low_mm` how far below the middle of the picture the gland is put, `loose` scales how
     much positioning varies, `field` masks the picture ("full", "round" or "frame"), `ripple` is the amplitude of the
-    uniformity's error, `marker` the probability of a point source on the chin or sternal notch, `minutes` the usual time
-    from injection to picture (guidelines: 15 to 30).
+    uniformity's error, `marker` the probability of a point source on the chin or sternal notch, `minutes` the usual
+    time from injection to picture (guidelines: 15 to 30).
     """
 
     collimator: str

@@ -67,7 +67,7 @@ def test_formats_of_one_picture_agree(predictions: Path) -> None:
 
 
 def test_one_json_per_image_says_all(predictions: Path) -> None:
-    content = json.loads((predictions / "images" / "visit 1__anterior.dcm.json").read_text())
+    content = json.loads((predictions / "images" / "visit 1/anterior.dcm.json").read_text())
     assert content["prediction"] in content["probabilities"]
     assert set(content["conformal_set"]) <= set(content["probabilities"])
     assert content["conformal_coverage"] == pytest.approx(0.9)
@@ -79,7 +79,7 @@ def test_one_json_per_image_says_all(predictions: Path) -> None:
 
 
 def test_grad_cam_overlay_is_drawn_for_readable_images_only(predictions: Path) -> None:
-    with Image.open(predictions / "images" / "visit 1__anterior.dcm.png") as picture:
+    with Image.open(predictions / "images" / "visit 1/anterior.dcm.png") as picture:
         assert picture.size == (768, 384)
     assert not (predictions / "images" / "notes.dcm.png").exists()
 
@@ -111,6 +111,25 @@ def test_missing_or_changed_model_is_a_clear_error(tiny_dataset: str, tiny_model
     (tmp_path / "model.pt").write_bytes((tmp_path / "model.pt").read_bytes() + b" ")
     with pytest.raises(ConfigError, match=r"measured for another model\.pt"):
         run("thyroid_cls", "inference", dataset_dir=images, ckpt_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("class_names", ["thyroiditis", "normal", "nodular goiter", "diffuse goiter"]), ("spacing_mm", 4.0)],
+)
+def test_inference_unlike_the_training_is_refused(
+    name: str, value: object, tiny_dataset: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    images = str(Path(tiny_dataset) / "images")
+    with pytest.raises(ConfigError, match=f"was trained with {name} .*give --{name}"):
+        run(
+            "thyroid_cls",
+            "inference",
+            dataset_dir=images,
+            ckpt_dir=str(tiny_model),
+            output_dir=str(tmp_path),
+            **{name: value},
+        )
 
 
 def test_evaluation_writes_numbers_and_a_report(tiny_dataset: str, tiny_model: Path, tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE, REPOSITORY
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 
+from tools.run import BUNDLES
+
+BUNDLE = BUNDLES / "thyroid_cls"
+REPOSITORY = BUNDLES.parent
 CONFIGS = BUNDLE / "configs"
 SCHEMA = REPOSITORY / "tests" / "data_files" / "meta_schema_20240725.json"
 

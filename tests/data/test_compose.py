@@ -86,3 +86,10 @@ def test_leaks_between_datasets_are_refused_before_anything_is_written(original,
     with pytest.raises(DatasetError, match="nothing to compose"):
         compose([], tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_the_same_picture_twice_is_an_error(original, write, item, tmp_path):
+    other = write("other", training=[item("C_1")])
+    both = compose([original, other], tmp_path / "both")
+    with pytest.raises(DatasetError, match=r"'images/C_1.dcm' .* is also in .*both"):
+        compose([both, other], tmp_path / "m")

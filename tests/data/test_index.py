@@ -1,8 +1,10 @@
 import csv
 import json
+import os
 import re
 import stat
 import sys
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -200,7 +202,9 @@ def test_a_stopped_run_goes_on_and_another_input_is_refused(tree, table, tmp_pat
         ([{"patient": "ID1", "label": "normal"}, {"patient": "ID1", "label": "x"}], "row 3 .* contradicts row 2"),
         ([{"patient": "ID1", "label": ""}], "row 2 .* has no label"),
         ([{"patient": "", "label": "normal"}], "row 2 .* names no file"),
-        ([{"patient": "ID1", "label": "1"}], "all labels are numbers"),
+        ([{"patient": "ID1", "label": "normal"}, {"patient": "ID2", "label": "0"}], "row 3 .* has the number 0"),
+        ([{"patient": "ID1", "label": "a|b"}], "row 2 .* several labels .* --multi_label"),
+        ([{"patient": "ID1", "Patient ID": "ID2", "label": "a"}], "names the column 'patient' twice"),
         ([{"patient": "ID1", "label": "normal", "mask": "none.nii"}], "row 2 .* no such mask"),
         ([{"name": "ID1", "label": "normal"}], "first row must name"),
         ([{"file": "IM", "label": "normal"}], "row 2 .* 2 files have the name"),
@@ -242,6 +246,79 @@ def test_centres_from_headers_are_pseudonyms_that_go_by_their_own_name(tree, tmp
     result = run(tree, tmp_path / "d", table, external=["Clinic"])
     assert result.centres == {"unknown": 11, "C" + pseudonym(KEY, "centre", "Clinic")[:8]: 10}
     assert {item["centre"][0] for item in load_dataset(tmp_path / "d").splits["test"]} == {"C"}
+
+
+def test_ways_of_typing_one_label_make_one_class(tree, tmp_path):
+    spelled = ["Nodular goiter", "nodular  goiter", "nodular\xa0goiter ", "Schilddr\u00fcse", "Schilddru\u0308se"]
+    rows = [{"patient": f"ID{n}", "label": label} for n, label in enumerate(spelled)]
+    assert run(tree, tmp_path / "d", write_table(tmp_path / "l.csv", rows)).classes == [
+        "Nodular goiter",
+        "Schilddr\u00fcse",
+    ]
+
+
+def test_classes_that_are_called_by_numbers_keep_their_names(tree, tmp_path):
+    table = write_table(tmp_path / "l.csv", [{"patient": f"ID{n}", "label": n + 1} for n in range(3)])
+    run(tree, tmp_path / "d", table, classes=["1", "2", "3"])
+    dataset = load_dataset(tmp_path / "d")
+    found = {item["patient"]: dataset.labels[item["label"]] for item in all_items(tmp_path / "d")}
+    assert found == {"P" + pseudonym(KEY, "patient", f"ID{n}"): str(n + 1) for n in range(3)}
+
+
+def test_options_are_checked_before_any_work(tree, table, tmp_path):
+    for options, words in (
+        ({"validation": 1.0}, "share for validation is 1.0"),
+        ({"test": float("nan")}, "share for test is nan"),
+        ({"seed": -1}, "seed is -1"),
+        ({"classes": ["normal", "Normal"]}, "give each its own name"),
+    ):
+        with pytest.raises(DatasetError, match=words):
+            run(tree, tmp_path / "d", table, **options)
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_split_that_lacks_a_class_is_pointed_out(tree, table, tmp_path):
+    notes = run(tree, tmp_path / "d", table, external=["B"]).notes
+    assert "test has no picture of normal" in notes
+
+
+def test_pipes_links_and_folders_that_cannot_be_read_are_named(tree, table, tmp_path, monkeypatch):
+    os.mkfifo(tree / "pipe")  # opening it would hang
+    (tree / "circle").symlink_to(tree)
+    (tree / "nowhere").symlink_to(tree / "nothing")
+    (tree / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):  # a superuser, who may run the tests, can read every folder
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    result = run(tree, tmp_path / "d", table)
+    reason_of = {path: reason for reason, paths in result.refused.items() for path in paths}
+    assert set(reason_of) == {"pipe", "circle", "nowhere", "closed"}
+    assert "Permission denied" in reason_of["closed"]
+    assert "link to a folder" in reason_of["circle"]
+    assert result.patients == 20
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="file names must be Unicode there")
+def test_file_names_that_are_not_unicode(tree, table, tmp_path, monkeypatch, capsys):
+    (tree / "IM20.dcm").rename(os.fsdecode(os.fsencode(tree) + b"/IM\xe4"))
+    Path(os.fsdecode(os.fsencode(tree) + b"/\xfc.txt")).write_text("no picture")
+    command(monkeypatch, "index", tree, "--labels", table, "--output", tmp_path / "d")
+    assert r"\xfc.txt" in capsys.readouterr().out.encode("utf-8").decode()
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/tree2/\xe4"))
+    save(folder / "a.png", np.ones((16, 16), np.uint8))
+    result = run(tmp_path / "tree2", tmp_path / "e")
+    assert (result.classes, result.patients) == ([r"\xe4"], 1)
+
+
+def test_header_words_are_not_shown_with_a_refusal(tree, table, tmp_path):
+    write_nm(tree / "x", "ID1", ImageType=["ORIGINAL", "PRIMARY", "CANARY NAME"])
+    result = run(tree, tmp_path / "d", table)
+    assert list(result.refused) == ["it is another acquisition; a dataset holds static and whole-body pictures"]
 
 
 def test_masks_and_several_diseases(tree, tmp_path):

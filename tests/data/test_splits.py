@@ -70,5 +70,11 @@ def test_mistakes_are_named():
     items = as_items([(1, "A", 0)])
     with pytest.raises(DatasetError, match="external centre X; there are"):
         split_patients(items, external=["X"])
-    with pytest.raises(DatasetError, match="share for validation is 20"):
-        split_patients(items, validation=20)
+    for options, words in (
+        ({"validation": 20}, "share for validation is 20"),
+        ({"validation": "many"}, "share for validation is many"),
+        ({"test": float("nan")}, "share for test is nan"),
+        ({"seed": -1}, "seed is -1"),
+    ):
+        with pytest.raises(DatasetError, match=words):
+            split_patients(items, **options)

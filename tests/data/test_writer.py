@@ -77,3 +77,17 @@ def test_another_recipe_and_foreign_files_are_refused(tmp_path):
     assert (tmp_path / "foreign/notes.txt").read_text() == "mine"
     with pytest.raises(DatasetError, match="is a file"):
         DatasetWriter(tmp_path / "foreign/notes.txt", **SETTINGS, recipe={})
+
+
+def test_nothing_is_deleted_in_a_folder_that_is_not_ours(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/.notes.tmp").write_text("keep")
+    with pytest.raises(DatasetError, match="not empty"):
+        DatasetWriter(tmp_path, **SETTINGS, recipe={"seed": 1})
+    assert (tmp_path / "mine/.notes.tmp").read_text() == "keep"
+
+
+def test_a_run_killed_while_it_claimed_the_folder_can_be_repeated(tmp_path):
+    (tmp_path / ".recipe.json.abc.tmp").write_text("{")
+    DatasetWriter(tmp_path, **SETTINGS, recipe={"seed": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from ignite.engine import Engine, State
 
 from scintikit.engines import Checkpoints, load_pretrained, prepare_network
 from scintikit.errors import ConfigError, DatasetError, ScintikitError
-from tools.run import run
+from tools.run import BUNDLES, run
 
 
 def _train(dataset: str, folder: Path, *more: str) -> subprocess.Popen[bytes]:
@@ -26,7 +25,7 @@ def _train(dataset: str, folder: Path, *more: str) -> subprocess.Popen[bytes]:
     command += ["--ckpt_dir", str(folder), "--log_dir", str(folder / "runs"), "--max_epochs", "4", "--batch_size", "8"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, *more], cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command, *more], cwd=BUNDLES.parent, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
 
 

@@ -69,3 +69,10 @@ def test_unusable_input_is_refused():
     for threshold in (1.5, [0.1, 0.2, 0.3], np.nan):
         with pytest.raises(ScintikitError, match="threshold"):
             conformal_sets([[0.5, 0.5]], threshold)
+
+
+def test_probabilities_that_rounding_put_above_one():
+    certain = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 10] * np.float32(1.0000001)
+    threshold = conformal_threshold(certain, [0, 1, 2, 3] * 10)
+    assert threshold.tolist() == [0] * 4
+    assert conformal_sets(certain, threshold).sum() == 40

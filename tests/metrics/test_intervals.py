@@ -1,5 +1,6 @@
 import json
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -108,3 +109,29 @@ def test_unusable_input_is_refused():
         bootstrap_intervals(mean_of(np.ones(3)), np.arange(3), ["A"])
     with pytest.raises(ScintikitError, match="0 or more"):
         bootstrap_intervals(mean_of(np.ones(3)), np.arange(3), n=-1)
+
+
+def test_one_patient_has_no_interval():
+    probabilities, labels, _, _ = case(12)
+    result = evaluate_classifier(probabilities, labels, ["p"] * 12, ["F"] * 12, NAMES, bootstrap=50)
+    assert result["overall"]["accuracy"]["low"] is None
+    centres = ["F"] * 2 + ["H"] * 10
+    patients = ["p"] * 2 + list("abcdefghij")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = evaluate_classifier(
+            probabilities, labels, patients, centres, NAMES, bootstrap=50, conformal_threshold=0.7
+        )
+    assert result["overall"]["accuracy"]["low"] is not None
+    assert result["per_centre"]["F"]["accuracy"]["low"] is None
+    assert result["conformal"]["per_centre"]["F"]["coverage"]["low"] is None
+    assert result["per_centre"]["H"]["accuracy"]["low"] is not None
+
+
+def test_many_centres_with_one_patient_have_an_interval_together():
+    probabilities, labels, _, _ = case(40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = evaluate_classifier(probabilities, labels, range(40), range(40), NAMES, bootstrap=200)
+    accuracy = result["overall"]["accuracy"]
+    assert accuracy["high"] - accuracy["low"] > 0.1

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from scintikit.errors import ScintikitError
 from tools.demo import demo
+
+
+def test_demo_leaves_a_folder_alone_that_it_did_not_make(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    with pytest.raises(ScintikitError, match="no demo made"):
+        demo(str(tmp_path), epochs=1, profile="tiny")
 
 
 @pytest.mark.slow

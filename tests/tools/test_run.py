@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import BUNDLE
 
 from scintikit.errors import ConfigError
-from tools.run import find_bundle, find_configs, run
+from tools.run import BUNDLES, find_bundle, find_configs, run
+
+BUNDLE = BUNDLES / "thyroid_cls"
 
 
 def test_bundle_by_name_and_by_path() -> None:
@@ -55,6 +56,18 @@ def test_failing_config_item_is_named(tiny_dataset: str, tmp_path: Path) -> None
             ckpt_dir=str(tmp_path),
             log_dir=str(tmp_path),
             **{"lr_scheduler#_target_": "no.such.Thing"},
+        )
+
+
+def test_root_cause_is_shown(tiny_dataset: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train#dataloader.* failed: ValueError: batch_size should be"):
+        run(
+            "thyroid_cls",
+            "training",
+            dataset_dir=tiny_dataset,
+            ckpt_dir=str(tmp_path),
+            log_dir=str(tmp_path),
+            batch_size=0,
         )
 
 
