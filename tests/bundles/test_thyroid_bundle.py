@@ -25,8 +25,16 @@ CONFIGS = BUNDLE / "configs"
 SCHEMA = REPOSITORY / "tests" / "data_files" / "meta_schema_20240725.json"
 
 
-def test_metadata_fits_the_schema_of_the_zoo() -> None:
+def _metadata_but(tmp_path: Path, **change: object) -> str:
+    metadata = json.loads((CONFIGS / "metadata.json").read_text()) | change
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    return str(tmp_path / "metadata.json")
+
+
+def test_metadata_fits_the_schema_of_the_zoo(tmp_path: Path) -> None:
     verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=str(SCHEMA))
+    with pytest.raises(ValueError, match="is not of type 'string'"):  # the check does look
+        verify_metadata(meta_file=_metadata_but(tmp_path, version=1), filepath=str(SCHEMA))
 
 
 def test_metadata_is_a_known_version_with_exact_pins() -> None:
@@ -47,13 +55,13 @@ def test_files_of_the_zoo_are_there(path: str) -> None:
     assert (BUNDLE / path).stat().st_size > 0
 
 
-def test_network_has_the_declared_input_and_output() -> None:
-    verify_net_in_out(
-        net_id="network_def",
-        meta_file=str(CONFIGS / "metadata.json"),
-        config_file=str(CONFIGS / "inference.json"),
-        device="cpu",
-    )
+def test_network_has_the_declared_input_and_output(tmp_path: Path) -> None:
+    settings = {"net_id": "network_def", "config_file": str(CONFIGS / "inference.json"), "device": "cpu"}
+    verify_net_in_out(meta_file=str(CONFIGS / "metadata.json"), **settings)
+    formats = json.loads((CONFIGS / "metadata.json").read_text())["network_data_format"]
+    formats["outputs"]["pred"]["num_channels"] = 5
+    with pytest.raises(ValueError, match="channel"):  # the check does look
+        verify_net_in_out(meta_file=_metadata_but(tmp_path, network_data_format=formats), **settings)
 
 
 @pytest.mark.parametrize(("config", "kind"), [("train", "train"), ("inference", "infer")])

@@ -137,7 +137,8 @@ def test_folder_without_dataset_or_with_broken_json(tmp_path, good):
 
 
 def test_source_in_another_dataset_is_allowed(write, item):
-    load_dataset(write(training=[item("fm_1", patient="A_9", kind="fm", source="A_9")]))
+    dataset = load_dataset(write(training=[item("fm_1", patient="A_9", kind="fm", source="A_9")]))
+    assert dataset.splits["training"][0]["origin"]["source"] == "A_9"
 
 
 def test_unknown_or_empty_split(write, item):
