@@ -33,6 +33,14 @@ class ConfigError(ScintikitError, ValueError):
     """A bundle configuration or an override is wrong; the message names the id."""
 
 
+class MetricError(ScintikitError, ValueError):
+    """Numbers that are to be measured are unusable; the message says which and why."""
+
+
+class ReportError(ScintikitError, ValueError):
+    """The input of a report is unusable; the message says what was expected."""
+
+
 class MissingExtraError(ScintikitError, ImportError):
     """An optional dependency is needed; the message names the extra to install."""
 

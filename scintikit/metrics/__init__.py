@@ -1,5 +1,6 @@
 """Measure a classifier: discrimination, intervals, calibration, conformal sets, out-of-distribution score."""
 
+from scintikit.errors import MetricError
 from scintikit.metrics.calibration import (
     apply_temperature,
     brier_score,
@@ -7,7 +8,6 @@ from scintikit.metrics.calibration import (
     fit_temperature,
     reliability_curve,
 )
-from scintikit.metrics.checks import MetricError
 from scintikit.metrics.classification import classification_metrics
 from scintikit.metrics.conformal import conformal_sets, conformal_threshold
 from scintikit.metrics.evaluate import evaluate_classifier

@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from scintikit.metrics.checks import MetricError, check_labels, check_probabilities
+from scintikit.errors import MetricError
+from scintikit.metrics.checks import check_labels, check_probabilities
 from scintikit.metrics.classification import Scores, plain, ratio
 
 BINS = 15

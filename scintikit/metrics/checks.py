@@ -7,13 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scintikit.errors import ScintikitError
+from scintikit.errors import MetricError
 
 SUM_TOLERANCE = 1e-3  # probabilities may come from bfloat16 networks or from a CSV file with few digits
-
-
-class MetricError(ScintikitError, ValueError):
-    """The input of a metric is unusable; the message names the first offending row and what was expected."""
 
 
 def check_probabilities(probabilities: ArrayLike) -> np.ndarray:

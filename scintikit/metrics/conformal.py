@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scintikit.metrics.checks import MetricError, check_fraction, check_labels, check_probabilities
+from scintikit.errors import MetricError
+from scintikit.metrics.checks import check_fraction, check_labels, check_probabilities
 from scintikit.metrics.classification import Scores, ratio
 
 

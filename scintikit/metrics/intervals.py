@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scintikit.metrics.checks import MetricError, check_fraction, check_groups
+from scintikit.errors import MetricError
+from scintikit.metrics.checks import check_fraction, check_groups
 from scintikit.metrics.classification import plain
 
 CHUNK_ELEMENTS = 2_000_000  # weights handled at once: 16 MB, however large the data set

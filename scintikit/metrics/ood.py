@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.covariance import LedoitWolf
 
-from scintikit.metrics.checks import MetricError, check_fraction
+from scintikit.errors import MetricError
+from scintikit.metrics.checks import check_fraction
 
 
 def fit_ood(

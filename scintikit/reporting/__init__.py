@@ -1,9 +1,10 @@
 """Figures and the self-contained HTML report."""
 
+from scintikit.errors import ReportError
 from scintikit.reporting.classification import classification_report, interval_text
 from scintikit.reporting.figures import figure_png, save_figure
 from scintikit.reporting.overlay import overlay_png
-from scintikit.reporting.predictions import ReportError, predictions_table
+from scintikit.reporting.predictions import predictions_table
 from scintikit.reporting.report import Picture, Table, write_report
 
 __all__ = [

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from scintikit.errors import ReportError
 from scintikit.files import write_atomic
 from scintikit.reporting import figures
-from scintikit.reporting.predictions import PREFIX, ReportError
+from scintikit.reporting.predictions import PREFIX
 from scintikit.reporting.report import WARNING, Picture, Table, picture_png, write_report
 
 EN_DASH = "\u2013"

@@ -18,8 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_curve
 
+from scintikit.errors import ReportError
 from scintikit.files import write_atomic
-from scintikit.reporting.predictions import ReportError
 
 # Okabe and Ito's colours: they stay apart for colour-blind readers. Line styles take over after the last colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

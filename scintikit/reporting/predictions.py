@@ -8,13 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from scintikit.errors import ScintikitError
+from scintikit.errors import ReportError
 
 PREFIX = "p_"  # the columns of probabilities are "p_" + class name, in the order of the classes
-
-
-class ReportError(ScintikitError, ValueError):
-    """The input of a report is unusable; the message says what was expected."""
 
 
 def predictions_table(

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jinja2
 from matplotlib.figure import Figure
 
+from scintikit.errors import ReportError
 from scintikit.files import write_atomic
 from scintikit.reporting.figures import figure_png
-from scintikit.reporting.predictions import ReportError
 
 WARNING = "Simulated data. Research use only; not a medical device."
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
