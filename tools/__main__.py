@@ -30,6 +30,9 @@ def main() -> None:
         print("usage: python -m tools VERB [ARGUMENTS]     (VERB --help tells its arguments)\n")
         print("\n".join(f"  {verb:10} {text}" for verb, text in VERBS.items()))
         return
+    if arguments[0] == "run" and (len(arguments) < 3 or {"-h", "--help"} & set(arguments)):
+        _explain_run()
+        return
     try:
         fire.Fire(_checked(_function(arguments[0]), arguments[1:]), command=arguments[1:], name=f"tools {arguments[0]}")
     except Exception as error:
@@ -38,6 +41,16 @@ def main() -> None:
             raise
         print(f"error: {cause}", file=sys.stderr)
         sys.exit(2)
+
+
+def _explain_run() -> None:
+    """Print how `run` is used and what there is to run; Fire would only list three names."""
+    from tools.run import BUNDLES, tasks
+
+    print("usage: python -m tools run BUNDLE TASK [--overlay NAME] [--OPTION VALUE ...]\n")
+    for folder in sorted(path.parent.parent for path in BUNDLES.glob("*/configs/metadata.json")):
+        print(f"  {folder.name:16} {', '.join(tasks(folder))}")
+    print("\nOptions are the items of the bundle's configs, such as --max_epochs 3; a wrong one lists them all.")
 
 
 def _function(verb: str) -> Callable[..., Any]:

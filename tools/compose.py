@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from scintikit.data import compose as merge
 from scintikit.data import load_dataset
 
@@ -20,5 +22,6 @@ def compose(*sources: str, output: str, copy: bool = False) -> None:
     """
     dataset = load_dataset(merge([str(source) for source in sources], str(output), link=not copy))
     for split, items in dataset.splits.items():
-        print(f"{split:<12}{len(items):>8,}")
+        kinds = Counter(item["origin"]["kind"] for item in items)
+        print(f"{split:<12}{len(items):>8,}   {', '.join(f'{count:,} {kind}' for kind, count in kinds.items())}")
     print(f"dataset: {dataset.root}")

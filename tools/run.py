@@ -90,14 +90,21 @@ def find_configs(root: Path, task: str, overlays: tuple[str, ...] = ()) -> tuple
     elif having:
         names = having[:1] if having[0] in whole else ["train", having[0]]
     else:
-        tasks = sorted({key for config in configs.values() for key in config if _is_task(config, key)} | {*whole})
-        raise ConfigError(f"{root.name} has no task {task!r}{did_you_mean(task, tasks)}; known are {', '.join(tasks)}")
+        known = tasks(root)
+        raise ConfigError(f"{root.name} has no task {task!r}{did_you_mean(task, known)}; known are {', '.join(known)}")
     for overlay in overlays:
         if overlay not in configs:
             raise ConfigError(f"{root.name} has no overlay {overlay!r}{did_you_mean(overlay, configs)}")
         names.append(overlay)
     run_id = task if any(task in configs[name] for name in names) else "run"
     return [root / "configs" / f"{name}.json" for name in names], run_id
+
+
+def tasks(root: Path) -> list[str]:
+    """Return what can be run in a bundle: the run ids of its configs, and `inference` and the like by their file."""
+    configs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (root / "configs").glob("*.json")}
+    ids = {key for config in configs.values() for key in config if _is_task(config, key)}
+    return sorted(ids - {"run"} | {name for name, config in configs.items() if "bundle_root" in config} - {"train"})
 
 
 def _is_task(config: dict[str, Any], key: str) -> bool:
@@ -112,11 +119,23 @@ def _is_task(config: dict[str, Any], key: str) -> bool:
 
 
 def check_overrides(workflow: ConfigWorkflow, overrides: dict[str, Any]) -> None:
-    """Raise `ConfigError` for an override that no config item has, with the nearest name."""
-    known = [key for key in workflow.parser.get() if key != "_meta_"]
-    for key in overrides:
+    """Raise `ConfigError` for an option that no config item has, with the nearest name, or for a value of another type.
+
+    Only what the config states as a plain number is checked for its type; an expression may become anything.
+    """
+    config = workflow.parser.get()
+    flat = [key for key, value in config.items() if not isinstance(value, dict) and not _is_task(config, key)]
+    for key, value in overrides.items():
         if key not in workflow.parser:
-            raise ConfigError(f"unknown override --{key}{did_you_mean(key, known)}; items are {', '.join(known)}")
+            raise ConfigError(
+                f"unknown option --{key}{did_you_mean(key, config)}; known are {', '.join(flat)}, and every other item "
+                "of the config by its id, such as --validate#dataloader#batch_size"
+            )
+        default = workflow.parser[key]
+        if value is True and not isinstance(default, bool):
+            raise ConfigError(f"--{key} needs a value, such as --{key} {default}")
+        if type(default) in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ConfigError(f"--{key} is {value!r}; expected a number, such as {default}")
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -6,7 +6,7 @@ from scintikit.data.contract import Dataset, Item, item_id, label_names, load_da
 from scintikit.data.folders import TolerantDataset, find_images
 from scintikit.data.indexing import IndexResult, index_folder
 from scintikit.data.splits import split_patients
-from scintikit.data.transforms import Resampled
+from scintikit.data.transforms import RefuseEmptyd, Resampled
 from scintikit.data.weights import class_weights, positive_weights
 from scintikit.data.writer import DatasetWriter
 
@@ -16,6 +16,7 @@ __all__ = [
     "DatasetWriter",
     "IndexResult",
     "Item",
+    "RefuseEmptyd",
     "Resampled",
     "TolerantDataset",
     "class_weights",

@@ -11,6 +11,20 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from scintikit.errors import ImageReadError
+
+
+class RefuseEmptyd(MapTransform):
+    """Raise `ImageReadError` for an image without a single count: every class would be a guess."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data as it is."""
+        for key in self.key_iterator(dict(data)):
+            image = data[key]
+            if not bool((image > 0).any()):
+                raise ImageReadError(f"{image.meta.get('filename_or_obj', key)} holds no counts; leave it out")
+        return dict(data)
+
 
 class Resampled(MapTransform):
     """Resample 2-D scintigrams to a common pixel spacing, averaging over the area a new pixel covers.

@@ -73,7 +73,7 @@ class ScintigramReader(ImageReader):
         if scintigram.spacing_mm is None and self.assumed_spacing_mm is None:
             raise ImageReadError(
                 f"cannot read {paths[0]}: it does not state its pixel spacing; "
-                "give assumed_spacing_mm=MM to the reader if you know it"
+                "if you know it, give it as assumed_spacing_mm (--assumed_spacing_mm MM on a command line)"
             )
         return scintigram
 

@@ -73,6 +73,8 @@ class Checkpoints:
 
     def _start(self, engine: Workflow) -> None:
         if not self.resume:
+            if (self.folder / "model.pt").exists():
+                logger.warning("%s will be replaced", self.folder / "model.pt")
             return
         path = self.folder / "last.pt"
         if not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -132,7 +133,11 @@ class EpochProgress:
     def _open(self, engine: Workflow) -> None:
         state = engine.state
         self.bar = tqdm(
-            total=state.max_epochs * state.epoch_length, initial=state.iteration, unit="batch", desc="training"
+            total=state.max_epochs * state.epoch_length,
+            initial=state.iteration,
+            unit="batch",
+            desc="training",
+            mininterval=0.5 if sys.stderr.isatty() else 20,  # a log file need not hold every step
         )
 
     def _step(self, engine: Workflow) -> None:

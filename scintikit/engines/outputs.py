@@ -47,8 +47,6 @@ class EvaluationReport:
         Layer for the Grad-CAM pictures in the report, for instance `layer3`.
     bootstrap, seed
         Number of resamples behind the 95 % intervals, and their seed.
-    title
-        Heading of the report.
     """
 
     def __init__(
@@ -61,7 +59,6 @@ class EvaluationReport:
         cam_layer: str,
         bootstrap: int = 1000,
         seed: int = 0,
-        title: str = "Evaluation",
     ) -> None:
         self.output_dir = Path(output_dir)
         self.dataset_dir = dataset_dir
@@ -72,7 +69,6 @@ class EvaluationReport:
         self.cam_layer = cam_layer
         self.bootstrap = bootstrap
         self.seed = seed
-        self.title = title
 
     def attach(self, engine: SupervisedEvaluator) -> None:
         """Register with the evaluator."""
@@ -129,6 +125,7 @@ class EvaluationReport:
             "checkpoint_sha256": file_sha256(Path(self.ckpt_dir) / "model.pt"),
             "scintikit": __version__,
         }
+        known = {item["centre"] for item in dataset.splits["training"]}
         simulated = any(item["origin"]["kind"] == "simulated" for item in dataset.splits[self.split])
         write_json(self.output_dir / "metrics.json", {"provenance": provenance, **metrics})
         write_atomic(self.output_dir / "predictions.csv", _csv(table))
@@ -139,7 +136,7 @@ class EvaluationReport:
             images[:, 0],
             np.concatenate(self.heat),
             provenance,
-            title=self.title,
+            title=f"{dataset.name}: {self.split} on {'known' if known & set(centres) else 'unseen'} centres",
             warning=f"{'Simulated data. ' if simulated else ''}{NOTICE}",
         )
         logger.info("wrote %s", report)

@@ -73,7 +73,9 @@ def classification_report(
         file = output / "figures" / f"{name}.png"
         write_atomic(file, picture_png(picture))
         pictures.append(picture._replace(image=file))
-    counted = f"{metrics['n']} images of {metrics['patients']} patients from {len(metrics['per_centre'])} centres"
+    numbers = {"image": metrics["n"], "patient": metrics["patients"], "centre": len(metrics["per_centre"])}
+    images_, patients, centres = (f"{count} {what}{'' if count == 1 else 's'}" for what, count in numbers.items())
+    counted = f"{images_} of {patients} from {centres}"
     return write_report(
         output / "report.html",
         title=title,

@@ -212,6 +212,7 @@ def score_forest(
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter("{x:.4g}")
         axes.margins(x=0.08)
     return figure
 

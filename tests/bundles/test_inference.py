@@ -35,6 +35,7 @@ def predictions(tiny_dataset: str, tiny_model: Path, tmp_path_factory: pytest.Te
     Image.fromarray(picture.counts[0].astype(np.uint16)).save(inbox / "no_spacing.png")
     noise = np.random.default_rng(0).integers(0, 1000, (1, 128, 128)).astype(np.float32)
     write_scintigram(inbox / "noise.dcm", noise, spacing_mm=(2.0, 2.0), views=("ANT",), uid_seed="noise")
+    write_scintigram(inbox / "empty.dcm", noise * 0, spacing_mm=(2.0, 2.0), views=("ANT",), uid_seed="empty")
     run(
         "thyroid_cls",
         "inference",
@@ -51,8 +52,9 @@ def test_every_file_is_in_the_table_once(predictions: Path) -> None:
     table = pd.read_csv(predictions / "predictions.csv").set_index("id")
     good = {"visit 1/anterior.dcm", "same.nii.gz", "same.png", "noise.dcm"}
     assert set(table.index[table["error"].isna()]) == good
-    assert set(table.index[table["error"].notna()]) == {"notes.dcm", "cut.dcm", "no_spacing.png"}
+    assert set(table.index[table["error"].notna()]) == {"notes.dcm", "cut.dcm", "no_spacing.png", "empty.dcm"}
     assert "assumed_spacing_mm" in table.loc["no_spacing.png", "error"]
+    assert "holds no counts" in table.loc["empty.dcm", "error"]
     probabilities = table.loc[sorted(good), [column for column in table if column.startswith("p_")]]
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-4)
 

@@ -449,5 +449,5 @@ def test_compose_command(write, item, tmp_path, monkeypatch, capsys):
     one = write("one", training=[item("A_1")])
     two = write("two", training=[item("A_2")])
     command(monkeypatch, "compose", one, two, "--output", tmp_path / "m")
-    assert re.search(r"training +2\n", capsys.readouterr().out)
+    assert re.search(r"training +2 +2 simulated\n", capsys.readouterr().out)
     assert len(load_dataset(tmp_path / "m").splits["training"]) == 2

@@ -43,8 +43,21 @@ def test_unknown_task_and_overlay_name_the_known_ones() -> None:
 
 @pytest.mark.parametrize("wrong", ["batch_sizze", "validate#dataloader#batch_sizze"])
 def test_mistyped_override_is_refused_with_a_suggestion(wrong: str) -> None:
-    with pytest.raises(ConfigError, match=f"unknown override --{wrong}.*batch_size"):
+    with pytest.raises(ConfigError, match=f"unknown option --{wrong}.*batch_size"):
         run("thyroid_cls", "training", **{wrong: 4})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("max_epochs", True, "needs a value"),
+        ("max_epochs", "two", "expected a number"),
+        ("dataset_dir", True, "needs a"),
+    ],
+)
+def test_option_without_a_value_or_of_another_type_is_refused(option: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"--{option} .*{message}"):
+        run("thyroid_cls", "training", **{option: value})
 
 
 def test_failing_config_item_is_named(tiny_dataset: str, tmp_path: Path) -> None:
