@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 # matplotlib and torch read these when they are imported.
@@ -43,6 +44,15 @@ def tiny_model(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> P
         batch_size=8,
     )
     return folder
+
+
+@pytest.fixture
+def train(tiny_dataset: str, tmp_path: Path) -> Callable[..., None]:
+    """Train thyroid_cls on the tiny dataset into `tmp_path`; options as keywords."""
+    from tools.run import run
+
+    folders = {"dataset_dir": tiny_dataset, "ckpt_dir": str(tmp_path), "log_dir": str(tmp_path / "runs")}
+    return lambda **options: run("thyroid_cls", "training", **(folders | options))
 
 
 @pytest.hookimpl(hookwrapper=True)

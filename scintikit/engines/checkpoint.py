@@ -41,7 +41,8 @@ class Checkpoints:
     Raises
     ------
     ConfigError
-        On start, if `resume` is asked for and there is no `last.pt`, or if it belongs to another network.
+        On start, if `resume` is asked for and there is no `last.pt`, or if it belongs to another network or had another
+        number of batches an epoch.
     ScintikitError
         If the key metric is not a number, for instance because validation lacks a class.
     """
@@ -86,6 +87,11 @@ class Checkpoints:
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ConfigError(f"resume: {path} does not belong to this configuration: {error}") from error
+        if state["iteration"] != state["epoch"] * engine.state.epoch_length:
+            raise ConfigError(
+                f"resume: {path} had {state['iteration'] // state['epoch']} batches an epoch, here there are "
+                f"{engine.state.epoch_length}; resume with the dataset and batch_size it was trained with"
+            )
         self.best_metric, self.best_epoch = state["best_metric"], state["best_epoch"]
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         logger.info("resumed after epoch %d from %s", state["epoch"], path)

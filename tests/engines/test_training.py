@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from ignite.engine import Engine, State
 
 from scintikit.engines import Checkpoints, load_pretrained, prepare_network
 from scintikit.errors import ConfigError, DatasetError, ScintikitError
-from tools.run import BUNDLES, run
+from tools.run import BUNDLES
 
 
 def _train(dataset: str, folder: Path, *more: str) -> subprocess.Popen[bytes]:
@@ -60,41 +61,30 @@ def test_killed_and_resumed_training_ends_with_the_same_bits(tiny_dataset: str, 
         assert _equal(expected, got), name
 
 
-def test_resume_without_a_checkpoint_is_a_clear_error(tiny_dataset: str, tmp_path: Path) -> None:
+def test_resume_without_a_checkpoint_is_a_clear_error(train: Callable[..., None]) -> None:
     with pytest.raises(ConfigError, match=r"no .*last\.pt; train without --resume"):
-        run(
-            "thyroid_cls",
-            "training",
-            dataset_dir=tiny_dataset,
-            ckpt_dir=str(tmp_path),
-            log_dir=str(tmp_path),
-            resume=True,
-        )
+        train(resume=True)
 
 
-def test_loss_that_is_not_finite_names_the_items(tiny_dataset: str, tmp_path: Path) -> None:
+def test_resume_with_other_batches_is_a_clear_error(train: Callable[..., None]) -> None:
+    train(max_epochs=1, batch_size=8)
+    with pytest.raises(ConfigError, match="had 4 batches an epoch, here there are 9; resume with the dataset"):
+        train(max_epochs=2, batch_size=4, resume=True)
+
+
+def test_loss_that_is_not_finite_names_the_items(train: Callable[..., None]) -> None:
     with pytest.raises(ScintikitError, match=r"the loss is nan .* items of the batch: \['"):
-        run(
-            "thyroid_cls",
-            "training",
-            dataset_dir=tiny_dataset,
-            ckpt_dir=str(tmp_path),
-            log_dir=str(tmp_path),
-            learning_rate=1e30,
-            warmup_epochs=0,
-            batch_size=8,
-            max_epochs=2,
-        )
+        train(learning_rate=1e30, warmup_epochs=0, batch_size=8, max_epochs=2)
 
 
-def test_dataset_with_other_labels_is_refused(tiny_dataset: str, tmp_path: Path) -> None:
+def test_dataset_with_other_labels_is_refused(train: Callable[..., None], tiny_dataset: str, tmp_path: Path) -> None:
     content = json.loads((Path(tiny_dataset) / "dataset.json").read_text())
     content["labels"]["0"] = "Graves' disease"
     for name in ("images", "masks"):
         shutil.copytree(Path(tiny_dataset) / name, tmp_path / name)
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(DatasetError, match=r"Graves' disease.*give the dataset's as --class_names"):
-        run("thyroid_cls", "training", dataset_dir=str(tmp_path), ckpt_dir=str(tmp_path), log_dir=str(tmp_path))
+        train(dataset_dir=str(tmp_path))
 
 
 class _Validation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,28 +61,14 @@ def test_option_without_a_value_or_of_another_type_is_refused(option: str, value
         run("thyroid_cls", "training", **{option: value})
 
 
-def test_failing_config_item_is_named(tiny_dataset: str, tmp_path: Path) -> None:
+def test_failing_config_item_is_named(train: Callable[..., None]) -> None:
     with pytest.raises(ConfigError, match=r"config item 'lr_scheduler' of train\.json failed.*no\.such\.Thing"):
-        run(
-            "thyroid_cls",
-            "training",
-            dataset_dir=tiny_dataset,
-            ckpt_dir=str(tmp_path),
-            log_dir=str(tmp_path),
-            **{"lr_scheduler#_target_": "no.such.Thing"},
-        )
+        train(**{"lr_scheduler#_target_": "no.such.Thing"})
 
 
-def test_root_cause_is_shown(tiny_dataset: str, tmp_path: Path) -> None:
+def test_root_cause_is_shown(train: Callable[..., None]) -> None:
     with pytest.raises(ConfigError, match=r"train#dataloader.* failed: ValueError: batch_size should be"):
-        run(
-            "thyroid_cls",
-            "training",
-            dataset_dir=tiny_dataset,
-            ckpt_dir=str(tmp_path),
-            log_dir=str(tmp_path),
-            batch_size=0,
-        )
+        train(batch_size=0)
 
 
 def _tools(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
