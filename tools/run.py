@@ -134,7 +134,7 @@ def check_overrides(workflow: ConfigWorkflow, overrides: dict[str, Any]) -> None
         default = workflow.parser[key]
         if value is True and not isinstance(default, bool):
             raise ConfigError(f"--{key} needs a value, such as --{key} {default}")
-        if type(default) in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        if type(default) in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float, type(None)))):
             raise ConfigError(f"--{key} is {value!r}; expected a number, such as {default}")
 
 

@@ -8,6 +8,14 @@ import torch
 import torch.nn.functional as F
 
 
+def mix_seed(*numbers: int) -> int:
+    """Return one seed made from non-negative integers, for instance (seed, epoch, rank)."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed * 1_000_003 + number + 1) % 2**63
+    return mixed
+
+
 class BatchAugmentation:
     """Flip, rotate, shift and scale each image of a batch at random: the conventional augmentation of arXiv 2503.00366.
 
@@ -45,10 +53,7 @@ class BatchAugmentation:
 
     def reseed(self, *numbers: int) -> None:
         """Start the random numbers anew from these non-negative integers, for instance (seed, epoch, rank)."""
-        mixed = 0
-        for number in numbers:
-            mixed = (mixed * 1_000_003 + number + 1) % 2**63
-        self.generator.manual_seed(mixed)
+        self.generator.manual_seed(mix_seed(*numbers))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return augmented images `(B, C, H, W)`; what comes in from outside the image is 0, as is empty background."""

@@ -39,11 +39,14 @@ class Resampled(MapTransform):
         Items to resample; each must be a MetaTensor.
     spacing_mm
         New pixel spacing (row, column) in mm.
+    keep_counts
+        Scale the image so that its sum, not its mean, stays: counts per new pixel.
     """
 
-    def __init__(self, keys: KeysCollection, spacing_mm: Sequence[float]) -> None:
+    def __init__(self, keys: KeysCollection, spacing_mm: Sequence[float], keep_counts: bool = False) -> None:
         super().__init__(keys)
         self.spacing_mm = tuple(float(value) for value in spacing_mm)
+        self.keep_counts = keep_counts
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with resampled images; their affine then tells the new spacing."""
@@ -54,6 +57,8 @@ class Resampled(MapTransform):
             # At least a pixel: a thin strip must not vanish.
             size = [max(1, round(n * o / s)) for n, o, s in zip(image.shape[1:], old, self.spacing_mm, strict=True)]
             new = F.interpolate(image.as_tensor()[None].float(), size=size, mode="bilinear", antialias=True)[0]
+            if self.keep_counts:
+                new *= image[0].numel() / new[0].numel()
             image.affine[[0, 1], [0, 1]] = torch.tensor(self.spacing_mm, dtype=image.affine.dtype)
             result[key] = MetaTensor(new, meta=image.meta)
         return result

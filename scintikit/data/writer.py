@@ -20,7 +20,7 @@ class DatasetWriter:
 
     The folder gets a `recipe.json` before anything else; it tells a later run whether it may go on here. Write the
     files themselves atomically (`scintikit.files.write_atomic`, `scintikit.dicom.write_scintigram`), so that a file
-    that is there is whole. One run at a time may fill a folder, with as many workers as it likes.
+    that is there is whole. One run at a time may fill a folder, with as many workers as it likes, unless `shared`.
 
     Parameters
     ----------
@@ -32,6 +32,8 @@ class DatasetWriter:
         Class names in the order of their numbers.
     recipe : dict
         JSON-able; everything that decides the dataset's bytes (settings, seed, version of the code).
+    shared : bool
+        Other runs may be filling the folder now: leave their temporary files alone. The last one calls `tidy`.
 
     Raises
     ------
@@ -49,6 +51,7 @@ class DatasetWriter:
         licence: str,
         recipe: Mapping[str, Any],
         modality: str = "NM",
+        shared: bool = False,
     ) -> None:
         self.folder = Path(folder).expanduser().absolute()
         self._header = {
@@ -60,6 +63,8 @@ class DatasetWriter:
             "recipe": dict(recipe),
         }
         self._begin()
+        if not shared:
+            self.tidy()
 
     @property
     def complete(self) -> bool:
@@ -70,8 +75,25 @@ class DatasetWriter:
         """Whether a file (path relative to the folder) is there already."""
         return (self.folder / relative).is_file()
 
-    def finish(self, *, training: Iterable[Item], validation: Iterable[Item] = (), test: Iterable[Item] = ()) -> Path:
-        """Check all rules of the contract and write `dataset.json`; return its path.
+    def tidy(self) -> None:
+        """Remove what killed runs were writing, under the names that write_atomic gives."""
+        for leftover in self.folder.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+    def finish(
+        self,
+        *,
+        training: Iterable[Item],
+        validation: Iterable[Item] = (),
+        test: Iterable[Item] = (),
+        report: Any = None,
+    ) -> Path:
+        """Check all rules of the contract and write `dataset.json`; a dict of what was counted becomes its `report`.
+
+        Returns
+        -------
+        Path
+            Of `dataset.json`.
 
         Raises
         ------
@@ -79,6 +101,8 @@ class DatasetWriter:
             If the items or their files break the contract; nothing is written then.
         """
         content = self._header | {"training": list(training), "validation": list(validation), "test": list(test)}
+        if report is not None:
+            content["report"] = report
         check(self.folder, content)
         write_json(self.folder / FILE_NAME, content)
         return self.folder / FILE_NAME
@@ -94,15 +118,17 @@ class DatasetWriter:
                     f"{self.folder} holds a dataset made with other settings or another version of the code "
                     f"(see its {RECIPE_NAME}); name another folder, or delete this one"
                 )
-        elif self.folder.is_dir() and not all(path.match(f".{RECIPE_NAME}.*.tmp") for path in self.folder.iterdir()):
+        elif self.folder.is_dir() and not all(_may_be_claim(path) for path in self.folder.iterdir()):
             raise DatasetError(
                 f"{self.folder} is not empty and was not begun by this command; name a new folder for the dataset"
             )
         else:
             write_json(claim, self._header)
-        # What a killed run was writing, under the names that write_atomic gives. Only now is the folder ours to clean.
-        for leftover in self.folder.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+
+
+def _may_be_claim(path: Path) -> bool:
+    """Whether it is a recipe, perhaps unfinished: another run may be claiming the folder at this moment."""
+    return path.name == RECIPE_NAME or path.match(f".{RECIPE_NAME}.*.tmp")
 
 
 def _read(path: Path) -> Any:

@@ -12,6 +12,7 @@ from scintikit.engines.handlers import (
     SeedEpoch,
     StopOnNonFiniteLoss,
     TensorBoardImages,
+    WeightAverage,
 )
 from scintikit.engines.inferer import AutocastInferer
 from scintikit.engines.network import load_pretrained, prepare_network
@@ -27,6 +28,7 @@ __all__ = [
     "SeedEpoch",
     "StopOnNonFiniteLoss",
     "TensorBoardImages",
+    "WeightAverage",
     "WritePredictions",
     "calibrate",
     "grad_cam",

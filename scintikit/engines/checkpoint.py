@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
+from ignite.handlers import EMAHandler
 from monai.engines import Workflow
 
 from scintikit.errors import ConfigError, ScintikitError
@@ -32,11 +33,13 @@ class Checkpoints:
     network, optimizer, lr_scheduler
         What is saved.
     evaluator
-        The validation engine; its key metric (larger is better) decides what is best.
+        The validation engine; its key metric decides what is best, by its `metric_cmp_fn` (MONAI's default: larger).
     patience
         Epochs without a better metric after which the training stops; 0 never stops it.
     resume
         Continue from `last.pt`. Without it, training starts anew and replaces both files.
+    average
+        A moving average of the weights, if the training keeps one: then `model.pt` holds the average.
 
     Raises
     ------
@@ -56,6 +59,7 @@ class Checkpoints:
         evaluator: Any,
         patience: int = 0,
         resume: bool = False,
+        average: EMAHandler | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.network = getattr(network, "module", network)  # a DistributedDataParallel wraps the network
@@ -64,7 +68,8 @@ class Checkpoints:
         self.evaluator = evaluator
         self.patience = patience
         self.resume = resume
-        self.best_metric = -math.inf
+        self.average = None if average is None else average.ema_model
+        self.best_metric: float | None = None
         self.best_epoch = 0
 
     def attach(self, engine: Workflow) -> None:
@@ -85,6 +90,8 @@ class Checkpoints:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ConfigError(f"resume: {path} does not belong to this configuration: {error}") from error
         if state["iteration"] != state["epoch"] * engine.state.epoch_length:
@@ -100,14 +107,18 @@ class Checkpoints:
     def _keep(self, engine: Workflow) -> None:
         metric = self._new_metric(engine)
         main_process = engine.state.rank == 0
-        if metric is not None and metric > self.best_metric:
+        if metric is not None and self._is_best(metric):
             self.best_metric, self.best_epoch = metric, engine.state.epoch
             if main_process:
-                weights = {k: v.cpu().contiguous() for k, v in self.network.state_dict().items()}
+                best = self.network if self.average is None else self.average
+                weights = {k: v.cpu().contiguous() for k, v in best.state_dict().items()}
                 _save(self.folder / "model.pt", weights)
         if main_process:
             _save(self.folder / "last.pt", self._state(engine))
         self._stop_if_stale(engine)
+
+    def _is_best(self, metric: float) -> bool:
+        return self.best_metric is None or self.evaluator.metric_cmp_fn(metric, self.best_metric)
 
     def _new_metric(self, engine: Workflow) -> float | None:
         name = self.evaluator.state.key_metric_name
@@ -126,6 +137,7 @@ class Checkpoints:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
             "best_metric": self.best_metric,

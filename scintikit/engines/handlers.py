@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
+from ignite.handlers import EMAHandler
 from monai.engines import IterationEvents, Workflow
 from tqdm import tqdm
 
@@ -17,11 +18,21 @@ class SeedEpoch:
     """Reseed an augmentation when an epoch starts, from (seed, epoch, rank) alone.
 
     A training that is killed and resumed then draws the same random numbers as one that was never stopped.
+
+    Parameters
+    ----------
+    augmentation
+        Anything with `reseed(*numbers)`, or None.
+    seed
+        The training's seed.
+    fixed
+        Draw the same numbers in every epoch, so that a validation loss changes with the weights alone.
     """
 
-    def __init__(self, augmentation: Any, seed: int = 0) -> None:
+    def __init__(self, augmentation: Any, seed: int = 0, fixed: bool = False) -> None:
         self.augmentation = augmentation
         self.seed = seed
+        self.fixed = fixed
 
     def attach(self, engine: Workflow) -> None:
         """Register with the trainer."""
@@ -30,7 +41,19 @@ class SeedEpoch:
     def __call__(self, engine: Workflow) -> None:
         """Reseed."""
         if self.augmentation is not None:
-            self.augmentation.reseed(self.seed, engine.state.epoch, engine.state.rank)
+            self.augmentation.reseed(self.seed, 0 if self.fixed else engine.state.epoch, engine.state.rank)
+
+
+class WeightAverage(EMAHandler):
+    """Ignite's moving average of the weights, with a start that needs no setting: the first states soon fade.
+
+    The average follows the weights with momentum max(momentum, 9 / (10 + iteration)), which depends on the iteration
+    alone, so a resumed training goes on exactly.
+    """
+
+    def _update_ema_model(self, engine: Workflow, name: str) -> None:
+        setattr(engine.state, name, max(self.momentum, 9 / (10 + engine.state.iteration)))
+        super()._update_ema_model(engine, name)
 
 
 class StopOnNonFiniteLoss:

@@ -1,4 +1,4 @@
-"""thyroid_cls keeps what the model zoo, MONAI's tools and federated learning ask of a bundle."""
+"""Every bundle keeps what the model zoo, MONAI's tools and federated learning ask of it."""
 
 from __future__ import annotations
 
@@ -19,26 +19,33 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 from tools.run import BUNDLES
 
-BUNDLE = BUNDLES / "thyroid_cls"
+NAMES = sorted(path.parent.parent.name for path in BUNDLES.glob("*/configs/metadata.json"))
+CLASSIFIER = BUNDLES / "thyroid_cls" / "configs"
 REPOSITORY = BUNDLES.parent
-CONFIGS = BUNDLE / "configs"
 SCHEMA = REPOSITORY / "tests" / "data_files" / "meta_schema_20240725.json"
 
 
-def _metadata_but(tmp_path: Path, **change: object) -> str:
-    metadata = json.loads((CONFIGS / "metadata.json").read_text()) | change
+@pytest.fixture(params=NAMES)
+def configs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder `configs` of each bundle in turn, whose `scripts` can be imported as in a run of the bundle."""
+    monkeypatch.syspath_prepend(str(BUNDLES / request.param))
+    return BUNDLES / request.param / "configs"
+
+
+def _metadata_but(configs: Path, tmp_path: Path, **change: object) -> str:
+    metadata = json.loads((configs / "metadata.json").read_text()) | change
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
     return str(tmp_path / "metadata.json")
 
 
-def test_metadata_fits_the_schema_of_the_zoo(tmp_path: Path) -> None:
-    verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=str(SCHEMA))
+def test_metadata_fits_the_schema_of_the_zoo(configs: Path, tmp_path: Path) -> None:
+    verify_metadata(meta_file=str(configs / "metadata.json"), filepath=str(SCHEMA))
     with pytest.raises(ValueError, match="is not of type 'string'"):  # the check does look
-        verify_metadata(meta_file=_metadata_but(tmp_path, version=1), filepath=str(SCHEMA))
+        verify_metadata(meta_file=_metadata_but(configs, tmp_path, version=1), filepath=str(SCHEMA))
 
 
-def test_metadata_is_a_known_version_with_exact_pins() -> None:
-    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+def test_metadata_is_a_known_version_with_exact_pins(configs: Path) -> None:
+    metadata = json.loads((configs / "metadata.json").read_text())
     constraints = (REPOSITORY / "constraints.txt").read_text().lower()
     pins = metadata["required_packages_version"] | {
         "monai": metadata["monai_version"],
@@ -51,51 +58,52 @@ def test_metadata_is_a_known_version_with_exact_pins() -> None:
 
 
 @pytest.mark.parametrize("path", ["LICENSE", "docs/README.md", "docs/data_license.txt", "configs/inference.json"])
-def test_files_of_the_zoo_are_there(path: str) -> None:
-    assert (BUNDLE / path).stat().st_size > 0
+def test_files_of_the_zoo_are_there(configs: Path, path: str) -> None:
+    assert (configs.parent / path).stat().st_size > 0
 
 
-def test_network_has_the_declared_input_and_output(tmp_path: Path) -> None:
-    settings = {"net_id": "network_def", "config_file": str(CONFIGS / "inference.json"), "device": "cpu"}
-    verify_net_in_out(meta_file=str(CONFIGS / "metadata.json"), **settings)
-    formats = json.loads((CONFIGS / "metadata.json").read_text())["network_data_format"]
+def test_network_has_the_declared_input_and_output(configs: Path, tmp_path: Path) -> None:
+    settings = {"net_id": "network_def", "config_file": str(configs / "inference.json"), "device": "cpu"}
+    verify_net_in_out(meta_file=str(configs / "metadata.json"), **settings)
+    formats = json.loads((configs / "metadata.json").read_text())["network_data_format"]
     formats["outputs"]["pred"]["num_channels"] = 5
     with pytest.raises(ValueError, match="channel"):  # the check does look
-        verify_net_in_out(meta_file=_metadata_but(tmp_path, network_data_format=formats), **settings)
+        verify_net_in_out(meta_file=_metadata_but(configs, tmp_path, network_data_format=formats), **settings)
 
 
 @pytest.mark.parametrize(("config", "kind"), [("train", "train"), ("inference", "infer")])
 def test_no_property_is_missing_or_misnamed(
-    config: str, kind: str, tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    configs: Path, config: str, kind: str, tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # look-ups work from any folder
     workflow = ConfigWorkflow(
-        str(CONFIGS / f"{config}.json"), workflow_type=kind, dataset_dir=tiny_dataset, log_dir=str(tmp_path)
+        str(configs / f"{config}.json"), workflow_type=kind, dataset_dir=tiny_dataset, log_dir=str(tmp_path)
     )
     workflow.initialize()
     assert workflow.check_properties() == []
 
 
-def test_configs_have_no_lambda_and_no_absolute_path() -> None:
-    for path in CONFIGS.glob("*.json"):
+def test_configs_have_no_lambda_and_no_absolute_path(configs: Path) -> None:
+    for path in configs.glob("*.json"):
         text = path.read_text()
         assert "lambda" not in text, path.name
         assert '"/' not in text.replace("'/", ""), path.name
 
 
-def test_training_validation_and_inference_prepare_images_alike() -> None:
+def test_training_validation_and_inference_prepare_images_alike(configs: Path) -> None:
     parser = {name: ConfigParser() for name in ("train", "inference")}
     for name, one in parser.items():
-        one.read_config(str(CONFIGS / f"{name}.json"))
+        one.read_config(str(configs / f"{name}.json"))
     assert parser["train"]["train#preprocessing"] == parser["train"]["validate#preprocessing"] == "@preprocessing"
-    for item in ("preprocessing", "network_def", "view", "spacing_mm", "image_size", "class_names"):
+    settings = [reference.removeprefix("@") for reference in parser["train"]["settings"].values()]
+    for item in ("preprocessing", "network_def", "settings", *settings):
         assert parser["train"][item] == parser["inference"][item], item
 
 
 def _network(weights: Path) -> torch.nn.Module:
     parser = ConfigParser()
-    parser.read_config(str(CONFIGS / "inference.json"))
-    parser.read_meta(str(CONFIGS / "metadata.json"))
+    parser.read_config(str(CLASSIFIER / "inference.json"))
+    parser.read_meta(str(CLASSIFIER / "metadata.json"))
     network = parser.get_parsed_content("network_def")
     network.load_state_dict(torch.load(weights, weights_only=True))
     return network.eval()
@@ -106,8 +114,8 @@ def test_torchscript_export_gives_the_same_output(tiny_model: Path, tmp_path: Pa
         net_id="network_def",
         filepath=str(tmp_path / "model.ts"),
         ckpt_file=str(tiny_model / "model.pt"),
-        meta_file=str(CONFIGS / "metadata.json"),
-        config_file=str(CONFIGS / "inference.json"),
+        meta_file=str(CLASSIFIER / "metadata.json"),
+        config_file=str(CLASSIFIER / "inference.json"),
         key_in_ckpt="",
     )
     image = torch.rand(2, 1, 128, 128)
@@ -123,8 +131,8 @@ def test_onnx_export_agrees_with_torch(tiny_model: Path, tmp_path: Path) -> None
         net_id="network_def",
         filepath=str(tmp_path / "model.onnx"),
         ckpt_file=str(tiny_model / "model.pt"),
-        meta_file=str(CONFIGS / "metadata.json"),
-        config_file=str(CONFIGS / "inference.json"),
+        meta_file=str(CLASSIFIER / "metadata.json"),
+        config_file=str(CLASSIFIER / "inference.json"),
         key_in_ckpt="",
         use_ort=False,
     )
@@ -138,14 +146,19 @@ def test_onnx_export_agrees_with_torch(tiny_model: Path, tmp_path: Path) -> None
 @pytest.mark.distributed
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_two_processes_train_one_epoch(tiny_dataset: str, tmp_path: Path) -> None:
-    configs = [str(CONFIGS / "train.json"), str(CONFIGS / "multi_gpu_train.json")]
+def test_two_processes_train_one_epoch(configs: Path, tiny_dataset: str, tmp_path: Path) -> None:
+    files = [str(configs / "train.json"), str(configs / "multi_gpu_train.json")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    command += ["monai.bundle", "run", "training", "--config_file", str(configs), "--max_epochs", "1"]
+    command += ["monai.bundle", "run", "training", "--config_file", str(files), "--max_epochs", "1"]
     command += ["--dataset_dir", tiny_dataset, "--ckpt_dir", str(tmp_path), "--log_dir", str(tmp_path / "runs")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [*command, "--batch_size", "4"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
+        [*command, "--batch_size", "4", "--val_interval", "1"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     state = torch.load(tmp_path / "last.pt", weights_only=True)
@@ -155,8 +168,8 @@ def test_two_processes_train_one_epoch(tiny_dataset: str, tmp_path: Path) -> Non
     assert not any(name.startswith("module.") for name in torch.load(tmp_path / "model.pt", weights_only=True))
 
 
-def test_federated_client_trains_one_round(tiny_dataset: str, tmp_path: Path) -> None:
-    shutil.copytree(BUNDLE / "configs", tmp_path / "app" / "configs")
+def test_federated_client_trains_one_round(configs: Path, tiny_dataset: str, tmp_path: Path) -> None:
+    shutil.copytree(configs.parent, tmp_path / "app", ignore=shutil.ignore_patterns("models", "runs", "eval"))
     train = tmp_path / "app" / "configs" / "train.json"
     config = json.loads(train.read_text())
     train.write_text(json.dumps(config | {"dataset_dir": tiny_dataset, "batch_size": 8}))

@@ -1,0 +1,45 @@
+"""Generators of scintigrams: paths and solvers, conditions, and the writing of synthetic datasets."""
+
+from scintikit.generation.acquisition import acquire
+from scintikit.generation.counts import count_level, stabilise, unstabilise
+from scintikit.generation.flow import PrepareFlow
+from scintikit.generation.generating import Generation
+from scintikit.generation.items import generator_items
+from scintikit.generation.masks import Deformation, draw_deformation, vary_mask
+from scintikit.generation.preview import PreviewSamples
+from scintikit.generation.quality import QualityGate
+from scintikit.generation.requests import MissingBatches, PrepareRequests, RequestBatches
+from scintikit.generation.sampler import FlowSampler, PlausibleSampler
+from scintikit.generation.solvers import integrate
+from scintikit.generation.statistics import TrainingStatistics, load_generation, measure_training
+from scintikit.generation.transforms import FixedSize, MaskAndField, Stabilised
+from scintikit.generation.writing import ExpectedCounts, WriteBatches
+
+__all__ = [
+    "Deformation",
+    "ExpectedCounts",
+    "FixedSize",
+    "FlowSampler",
+    "Generation",
+    "MaskAndField",
+    "MissingBatches",
+    "PlausibleSampler",
+    "PrepareFlow",
+    "PrepareRequests",
+    "PreviewSamples",
+    "QualityGate",
+    "RequestBatches",
+    "Stabilised",
+    "TrainingStatistics",
+    "WriteBatches",
+    "acquire",
+    "count_level",
+    "draw_deformation",
+    "generator_items",
+    "integrate",
+    "load_generation",
+    "measure_training",
+    "stabilise",
+    "unstabilise",
+    "vary_mask",
+]

@@ -1,0 +1,265 @@
+"""What is to be generated: each item from (seed, index) alone, in batches that never change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import CacheDataset
+from monai.engines import PrepareBatch
+from monai.transforms import CastToTyped, Compose, DeleteItemsd
+from torch.utils.data import Dataset, Sampler
+
+from scintikit.data.contract import Item
+from scintikit.errors import ConfigError, DatasetError
+from scintikit.generation.masks import Deformation, draw_deformation, vary_mask
+from scintikit.generation.records import record_path
+from scintikit.generation.statistics import TrainingStatistics, label_key
+
+_NOISE, _GRAIN = 1, 2
+
+
+@dataclass(frozen=True)
+class Request:
+    """One scintigram to generate.
+
+    Attributes
+    ----------
+    index
+        Its number, from 0.
+    source
+        The training item that lends it mask and camera: `id`, `patient`, `centre`, `label`, ...
+    level
+        Count level, in counts per model pixel.
+    deformation
+        Of the source's mask.
+    matrix, pixel_mm
+        Of the camera: rows and columns, and pixel spacing (row, column) in mm.
+    structures
+        Soft one-hot `(M, H, W)` as the network sees them; None without a mask.
+    """
+
+    index: int
+    source: Item
+    level: float
+    deformation: Deformation | None
+    matrix: tuple[int, int]
+    pixel_mm: tuple[float, float]
+    structures: torch.Tensor | None
+
+
+def noise(seed: int, index: int, redraw: int, shape: Sequence[int]) -> torch.Tensor:
+    """Return the standard normal noise that picture `index` starts from, in its draw number `redraw`."""
+    rng = np.random.default_rng((seed, index, redraw, _NOISE))
+    return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
+
+
+def grain(seed: int, index: int, redraw: int) -> np.random.Generator:
+    """Return what draws the Poisson noise of a picture."""
+    return np.random.default_rng((seed, index, redraw, _GRAIN))
+
+
+class RequestBatches(Dataset):
+    """The batches to generate; number k holds the same items whoever asks, in whatever order.
+
+    A network's answer changes in its last bits with the size of a batch, and with nothing else in it. So the partition
+    of the items into batches is fixed and the last batch is filled up; then worker count, sharding and restarts do not
+    change a byte.
+
+    Parameters
+    ----------
+    data
+        Training items, see `generator_items`, that lend masks and cameras. Each generated item gets a random one of its
+        label.
+    transform
+        The training's preprocessing.
+    statistics
+        Knows the count levels.
+    per_class
+        Pictures of each class or, where labels are lists of 0/1, of each combination that occurs in `data`.
+    batch_size
+        Pictures of a batch.
+    seed
+        Not negative.
+    mask_variation
+        Strength of the masks' random deformation, about 1; 0 turns it off.
+    use_masks
+        Give the network masks; without them it knows the class and the camera's field of view alone.
+
+    Raises
+    ------
+    ConfigError
+        If a number is out of range.
+    DatasetError
+        If masks are wanted and a class has none.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Item],
+        transform: Callable[[Any], Any],
+        statistics: TrainingStatistics,
+        per_class: int,
+        batch_size: int = 16,
+        seed: int = 0,
+        mask_variation: float = 1.0,
+        use_masks: bool = True,
+    ) -> None:
+        for name, value, least in (("per_class", per_class, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name} is {value!r}; expected a whole number of at least {least}")
+        if mask_variation < 0:
+            raise ConfigError(f"mask_variation is {mask_variation}; expected 0 (none) or more, about 1")
+        self.statistics = statistics
+        self.per_class = per_class
+        self.batch_size = batch_size
+        self.seed = seed
+        self.mask_variation = float(mask_variation)
+        self.use_masks = use_masks
+        # Half the precision of a soft mask is plenty, and it halves what a large dataset takes.
+        # A Compose within a Compose counts as random for CacheDataset and would not be cached.
+        light = Compose([transform, DeleteItemsd("image"), CastToTyped("mask", torch.float16)]).flatten()
+        self.sources = CacheDataset(data, light, runtime_cache=True, progress=False)
+        self.choices = _by_label(data, use_masks)
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what decides the items, apart from the sources."""
+        names = ("per_class", "batch_size", "seed", "mask_variation", "use_masks")
+        return {name: getattr(self, name) for name in names}
+
+    def check(self) -> None:
+        """Make sure that a count level is known for every item that can be asked for.
+
+        Raises
+        ------
+        ConfigError
+            If the statistics are unusable.
+        DatasetError
+            If the model has not seen a label at a centre.
+        """
+        for places in self.choices:
+            for item in (self.sources.data[place] for place in places):
+                if not self.statistics.levels(item["label"], item["centre"]):
+                    raise DatasetError(
+                        f"{item['image']}: the model has seen no picture of label {label_key(item['label'])} at centre "
+                        f"{item['centre']!r}; generate from the dataset it was trained on, see --dataset_dir"
+                    )
+
+    @property
+    def count(self) -> int:
+        """Number of pictures to generate."""
+        return self.per_class * len(self.choices)
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return -(-self.count // self.batch_size)
+
+    def indices(self, number: int) -> range:
+        """Return which items batch `number` holds."""
+        return range(number * self.batch_size, min((number + 1) * self.batch_size, self.count))
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """Return a batch: `image` (noise), `mask`, `label` and `level`, filled up, `requests` and its `number`."""
+        requests, masks = zip(*(self._request(index) for index in self.indices(number)), strict=True)
+        filled = [min(place, len(requests) - 1) for place in range(self.batch_size)]
+        shape = (self.image_channels, *masks[0].shape[1:])
+        return {
+            "number": number,
+            "requests": list(requests),
+            "image": torch.stack([noise(self.seed, requests[place].index, 0, shape) for place in filled]),
+            "mask": torch.stack([masks[place] for place in filled]),
+            "label": torch.tensor([requests[place].source["label"] for place in filled]),
+            "level": torch.tensor([requests[place].level for place in filled]),
+        }
+
+    @cached_property
+    def image_channels(self) -> int:
+        """Number of views."""
+        return len(self.statistics.settings["views"])
+
+    def _request(self, index: int) -> tuple[Request, torch.Tensor]:
+        """Draw an item, and its mask `(M + 1, H, W)`."""
+        rng = np.random.default_rng((self.seed, index))
+        place = int(rng.choice(self.choices[index // self.per_class]))
+        item = self.sources.data[place]
+        level = float(rng.choice(self.statistics.levels(item["label"], item["centre"])))
+        deformation = draw_deformation(self.mask_variation, rng) if self.use_masks else None
+        source = self.sources[place]
+        # In a file's header the spacing has a few decimals; float32 has noise behind them.
+        rows, columns = source["matrix"].tolist()
+        row_mm, column_mm = (float(f"{value:.6g}") for value in source["pixel_mm"].tolist())
+        mask = source["mask"].float()
+        spacing = self.statistics.settings["spacing_mm"]
+        mask = vary_mask(mask, deformation, (row_mm, column_mm) if spacing is None else (spacing, spacing))
+        if not self.use_masks:
+            mask[:-1] = 0
+        structures = mask[:-1] if self.use_masks else None
+        return Request(index, item, level, deformation, (rows, columns), (row_mm, column_mm), structures), mask
+
+
+def _by_label(data: Sequence[Item], use_masks: bool) -> list[list[int]]:
+    """Return for each label, in ascending order, the places of its items that can be sources."""
+    choices: dict[Any, list[int]] = {}
+    for place, item in enumerate(data):
+        label = tuple(item["label"]) if isinstance(item["label"], list) else item["label"]
+        choices.setdefault(label, [])
+        if "mask" in item or not use_masks:
+            choices[label].append(place)
+    for label, places in choices.items():
+        if not places:
+            raise DatasetError(
+                f"no training item of label {label_key(label)} has a mask, and the model draws from masks; "
+                "give --use_masks False to draw from the class alone, or add masks to the dataset"
+            )
+    return [choices[label] for label in sorted(choices)]
+
+
+class PrepareRequests(PrepareBatch):
+    """Move a batch of requests to the device."""
+
+    def __call__(
+        self, batchdata: dict[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[torch.Tensor, None, tuple[Any, ...], dict[str, Any]]:
+        """Return the noise `(B, C, H, W)`, and the sampler's further arguments: labels, masks, requests."""
+        x0, mask, y = (batchdata[key].to(device, non_blocking=non_blocking) for key in ("image", "mask", "label"))
+        return x0.contiguous(memory_format=torch.channels_last), None, (y, mask, batchdata["requests"]), {}
+
+
+class MissingBatches(Sampler[int]):
+    """The numbers of the batches that this shard still has to generate.
+
+    Parameters
+    ----------
+    count
+        Number of batches in all.
+    output_dir
+        Folder of the dataset, whose records tell which batches are done.
+    shard, shards
+        This run's part of so many: every batch whose number leaves the remainder `shard`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such shard.
+    """
+
+    def __init__(self, count: int, output_dir: str, shard: int = 0, shards: int = 1) -> None:
+        if not 0 <= shard < shards:
+            raise ConfigError(f"shard is {shard!r} of {shards!r} shards; expected 0 to shards - 1")
+        self.count = count
+        self.output_dir = output_dir
+        self.shard = shard
+        self.shards = shards
+        self.numbers = [k for k in range(shard, count, shards) if not record_path(output_dir, k).is_file()]
+
+    def __iter__(self) -> Iterator[int]:
+        """Return the numbers in ascending order."""
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.numbers)

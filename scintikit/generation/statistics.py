@@ -1,0 +1,139 @@
+"""`generation.pt`: what generating needs besides the weights, measured on the training split."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from scintikit.engines.calibration import file_sha256
+from scintikit.errors import ConfigError
+from scintikit.files import write_atomic
+from scintikit.generation.quality import Diversity, picture_statistics, plausible_limits
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "generation.pt"
+
+
+def label_key(label: int | Sequence[int] | torch.Tensor) -> str:
+    """Return a label as text: "2" for a class number, "0110" for a list of 0/1."""
+    value: Any = label.tolist() if isinstance(label, torch.Tensor) else label
+    return "".join(str(int(v)) for v in value) if isinstance(value, list | tuple) else str(int(value))
+
+
+def measure_training(
+    ckpt_dir: str, training: Iterable[Mapping[str, Any]], settings: dict[str, Any], rank: int = 0
+) -> Path:
+    """Measure the training pictures that `model.pt` has seen; write `generation.pt` beside it and return its path.
+
+    It holds the count levels of each class at each centre, the limits of the quality gate, and the diversity of each
+    class.
+
+    Parameters
+    ----------
+    ckpt_dir
+        Folder with `model.pt`.
+    training
+        Preprocessed items without augmentation, or a DataLoader whose dataset has them.
+    settings
+        What generation must do as training did (class names, preprocessing); kept and compared when it is read.
+    rank
+        Process rank in distributed training; only rank 0 works.
+    """
+    path = Path(ckpt_dir) / FILE_NAME
+    if rank != 0:
+        return path
+    items: Any = training.dataset if isinstance(training, DataLoader) else training
+    levels: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    statistics: dict[str, list[torch.Tensor]] = defaultdict(list)
+    diversity: dict[str, Diversity] = defaultdict(Diversity)
+    for item in tqdm(items, desc="measuring", leave=False):
+        key, picture = label_key(item["label"]), item["image"][None]
+        levels[key][item["centre"]].append(float(item["level"]))
+        diversity[key] += Diversity.of(picture)
+        for name, value in picture_statistics(picture, item["mask"][None]).items():
+            statistics[name].append(value)
+    content = {
+        "model_sha256": file_sha256(Path(ckpt_dir) / "model.pt"),
+        "settings": settings,
+        "levels": {key: dict(centres) for key, centres in levels.items()},
+        "gate": plausible_limits({name: torch.cat(values) for name, values in statistics.items()}),
+        "diversity": {key: value.distance for key, value in diversity.items()},
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomic(path, buffer.getvalue())
+    logger.info("wrote %s", path)
+    return path
+
+
+def load_generation(ckpt_dir: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Read `generation.pt` and check that it was measured for the `model.pt` beside it and for these settings.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing, belongs to other weights, or the model was trained with other class names or preprocessing.
+    """
+    path, weights = Path(ckpt_dir) / FILE_NAME, Path(ckpt_dir) / "model.pt"
+    if not weights.is_file():
+        raise ConfigError(f"there is no trained model {weights}; run `training` first, or give --ckpt_dir")
+    if not path.is_file():
+        raise ConfigError(f"there is no {path}; run the id `measuring` of train.json to make it")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if content["model_sha256"] != file_sha256(weights):
+        raise ConfigError(f"{path} was measured for another model.pt; run the id `measuring` of train.json anew")
+    for name, value in settings.items():
+        trained = content["settings"].get(name)
+        if trained != value:
+            raise ConfigError(f"{weights} was trained with {name} {trained}, but {name} is {value} here; give --{name}")
+    return content
+
+
+class TrainingStatistics:
+    """The content of `generation.pt`, read and checked on first use, so that a config resolves without a model.
+
+    Parameters
+    ----------
+    ckpt_dir
+        Folder of `model.pt` and `generation.pt`.
+    settings
+        As of `load_generation`.
+    """
+
+    def __init__(self, ckpt_dir: str, settings: dict[str, Any]) -> None:
+        self.ckpt_dir = ckpt_dir
+        self.settings = settings
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """All of it; raises the `ConfigError` of `load_generation`."""
+        return load_generation(self.ckpt_dir, self.settings)
+
+    @property
+    def model_sha256(self) -> str:
+        """Which weights it was measured for."""
+        return self.content["model_sha256"]
+
+    @property
+    def gate(self) -> dict[str, list[float]]:
+        """Lowest and highest plausible value of each statistic of a picture."""
+        return self.content["gate"]
+
+    @property
+    def diversity(self) -> dict[str, float]:
+        """Root mean square distance between the training pictures of each label."""
+        return self.content["diversity"]
+
+    def levels(self, label: int | Sequence[int], centre: str) -> list[float]:
+        """Return the count levels of a label's training pictures at a centre; empty if there are none."""
+        return self.content["levels"].get(label_key(label), {}).get(centre, [])
