@@ -19,7 +19,9 @@ VERBS = {
     "simulate": "make a dataset of simulated scintigrams",
     "index": "make a dataset from a folder of DICOM files and a table of labels",
     "compose": "merge datasets",
-    "demo": "simulate, train, evaluate and predict in one go",
+    "fidelity": "measure how close synthetic scintigrams come to real ones",
+    "audit": "find synthetic scintigrams that are copies of training images",
+    "demo": "simulate, train, evaluate, predict and generate in one go",
 }
 
 

@@ -2,6 +2,7 @@
 
 from scintikit.generation.acquisition import acquire
 from scintikit.generation.counts import count_level, stabilise, unstabilise
+from scintikit.generation.fields import CameraFields
 from scintikit.generation.flow import PrepareFlow
 from scintikit.generation.generating import Generation
 from scintikit.generation.items import generator_items
@@ -16,6 +17,7 @@ from scintikit.generation.transforms import FixedSize, MaskAndField, Stabilised
 from scintikit.generation.writing import ExpectedCounts, WriteBatches
 
 __all__ = [
+    "CameraFields",
     "Deformation",
     "ExpectedCounts",
     "FixedSize",

@@ -15,7 +15,8 @@ MAX_COUNTS = 65535
 
 def acquire(
     density: torch.Tensor,
-    matrix: Sequence[int],
+    coverage: torch.Tensor,
+    field: torch.Tensor,
     pixel_mm: Sequence[float],
     spacing_mm: float | None,
     rng: np.random.Generator,
@@ -26,8 +27,12 @@ def acquire(
     ----------
     density
         `(C, H, W)` expected counts per model pixel.
-    matrix, pixel_mm
-        Rows and columns of the camera's image, and its pixel spacing (row, column) in mm.
+    coverage
+        `(H, W)` share of each model pixel that the camera sees.
+    field
+        `(rows, columns)` of the camera's image, 1 where it sees anything, 0 elsewhere.
+    pixel_mm
+        Its pixel spacing (row, column) in mm.
     spacing_mm
         Pixel spacing of the model's grid; None if that is the camera's own.
     rng
@@ -43,10 +48,15 @@ def acquire(
     ImageWriteError
         If a pixel holds more counts than 16 bits do.
     """
+    matrix = field.shape
     size = _resampled(matrix, pixel_mm, spacing_mm)
+    # A model pixel on the edge of the field holds the counts of the part that is seen: what is interpolated is counts
+    # per seen area, or the edge would come out as a dark rim.
+    *counted, seen = to_camera(torch.cat([density, coverage[None]]), matrix, size, "bicubic")
     # Bicubic interpolation may undershoot beside an edge.
-    expected = to_camera(density, matrix, size, "bicubic").clamp(min=0) * (size[0] * size[1] / (matrix[0] * matrix[1]))
-    counts = rng.poisson(expected.double().numpy())
+    expected = (torch.stack(counted) / seen.clamp(min=0.25)).clamp(min=0)
+    area = size[0] * size[1] / (matrix[0] * matrix[1])
+    counts = rng.poisson((expected * field * area).double().numpy())
     if counts.max() > MAX_COUNTS:
         raise ImageWriteError(f"a pixel holds {counts.max()} counts; a 16-bit picture holds up to {MAX_COUNTS}")
     return counts.astype(np.uint16)
@@ -58,7 +68,8 @@ def mask_on_camera(
     """Return integer labels, uint8 `(rows, columns)`, from soft one-hot structures `(M, H, W)`; 0 is background."""
     soft = to_camera(structures, matrix, _resampled(matrix, pixel_mm, spacing_mm), "bilinear")
     background = 1 - soft.sum(dim=0, keepdim=True)
-    return torch.cat([background, soft]).argmax(dim=0).byte().numpy()
+    # torch's argmax over the first axis takes five times as long.
+    return torch.cat([background, soft]).numpy().argmax(axis=0).astype(np.uint8)
 
 
 def to_camera(values: torch.Tensor, matrix: Sequence[int], size: Sequence[int], mode: str) -> torch.Tensor:

@@ -91,7 +91,8 @@ class PreviewSamples:
                 [{key: i[key] for key in ("image", "mask", "label", "level")} for i in items[start : start + BATCH]]
             )
             noise = torch.randn(batch["image"].shape, generator=generator)
-            pictures = self.sampler(noise.to(device), self.network, batch["label"].to(device), batch["mask"].to(device))
+            conditions = (batch[key].to(device) for key in ("label", "mask", "level"))
+            pictures = self.sampler(noise.to(device), self.network, *conditions)
             level = batch["level"].float()[:, None, None, None]
             drawn.append(
                 stabilise(torch.poisson(unstabilise(pictures.float().cpu(), level), generator=generator), level)

@@ -41,6 +41,10 @@ class Request:
         Of the camera: rows and columns, and pixel spacing (row, column) in mm.
     structures
         Soft one-hot `(M, H, W)` as the network sees them; None without a mask.
+    coverage
+        `(H, W)` share of each model pixel in the camera's field of view.
+    field
+        Of the camera, `(rows, columns)`, 1 where it sees anything.
     """
 
     index: int
@@ -50,6 +54,8 @@ class Request:
     matrix: tuple[int, int]
     pixel_mm: tuple[float, float]
     structures: torch.Tensor | None
+    coverage: torch.Tensor
+    field: torch.Tensor
 
 
 def noise(seed: int, index: int, redraw: int, shape: Sequence[int]) -> torch.Tensor:
@@ -197,8 +203,18 @@ class RequestBatches(Dataset):
         mask = vary_mask(mask, deformation, (row_mm, column_mm) if spacing is None else (spacing, spacing))
         if not self.use_masks:
             mask[:-1] = 0
-        structures = mask[:-1] if self.use_masks else None
-        return Request(index, item, level, deformation, (rows, columns), (row_mm, column_mm), structures), mask
+        request = Request(
+            index=index,
+            source=item,
+            level=level,
+            deformation=deformation,
+            matrix=(rows, columns),
+            pixel_mm=(row_mm, column_mm),
+            structures=mask[:-1] if self.use_masks else None,
+            coverage=mask[-1],
+            field=self.statistics.field(item["centre"], (rows, columns)),
+        )
+        return request, mask
 
 
 def _by_label(data: Sequence[Item], use_masks: bool) -> list[list[int]]:
@@ -224,9 +240,11 @@ class PrepareRequests(PrepareBatch):
     def __call__(
         self, batchdata: dict[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[torch.Tensor, None, tuple[Any, ...], dict[str, Any]]:
-        """Return the noise `(B, C, H, W)`, and the sampler's further arguments: labels, masks, requests."""
-        x0, mask, y = (batchdata[key].to(device, non_blocking=non_blocking) for key in ("image", "mask", "label"))
-        return x0.contiguous(memory_format=torch.channels_last), None, (y, mask, batchdata["requests"]), {}
+        """Return the noise `(B, C, H, W)`, and the sampler's further arguments: labels, masks, levels, requests."""
+        x0, *further = (
+            batchdata[key].to(device, non_blocking=non_blocking) for key in ("image", "label", "mask", "level")
+        )
+        return x0.contiguous(memory_format=torch.channels_last), None, (*further, batchdata["requests"]), {}
 
 
 class MissingBatches(Sampler[int]):

@@ -20,10 +20,11 @@ from scintikit.generation.solvers import check_solver, integrate
 class FlowSampler(Inferer):
     """Follow the flow from noise at t = 0 to the expected picture at t = 1.
 
-    The solver takes `steps` - 1 steps on a uniform grid from 0 to `last_time`; from there the last evaluation jumps to
-    the conditional mean E[x1 | x_t] = x_t + (1 - t) v(x_t, t). It averages over the Poisson grain, which at late times
-    is what the network knows least about; the grain is drawn afterwards as real Poisson noise. With Euler, 10 steps and
-    0.9 this is the usual uniform grid.
+    The solver takes `steps` - 1 steps on a uniform grid of times, and the last evaluation jumps to the conditional mean
+    E[x1 | x_t] = x_t + (1 - t) v(x_t, t). It averages over the Poisson grain, which a few steps could not draw
+    faithfully; the grain is drawn afterwards as real Poisson noise. Each picture jumps when the noise left on its path,
+    (1 - t) / t, is `grain_ratio` times the grain that its count level will bring: earlier, detail that stands out of
+    the grain would be averaged away with it; later, grain would be drawn twice.
 
     Parameters
     ----------
@@ -35,7 +36,10 @@ class FlowSampler(Inferer):
         g in v = v_null + g (v_cond - v_null), where null knows neither class nor structures but the field of view
         (Ho and Salimans, arXiv 2207.12598); 1 is the plain conditional flow, with one evaluation.
     last_time
-        Where the last evaluation is made, from 0 to 1.
+        Latest time of the last evaluation, from 0 to 1; what the network was trained to.
+    grain_ratio
+        Path noise relative to grain at the last evaluation. A share of 1 / (1 + grain_ratio^2) of the grain's
+        amplitude is left in the mean. 0: all pictures go on to `last_time`.
     precision
         As of `scintikit.engines.AutocastInferer`.
 
@@ -50,7 +54,8 @@ class FlowSampler(Inferer):
         steps: int = 10,
         solver: str = "euler",
         guidance: float = 1.0,
-        last_time: float = 0.9,
+        last_time: float = 0.97,
+        grain_ratio: float = 1.5,
         precision: str = "auto",
     ) -> None:
         super().__init__()
@@ -62,7 +67,10 @@ class FlowSampler(Inferer):
         self.steps = steps
         self.solver = solver
         self.guidance = float(guidance)
+        if grain_ratio < 0:
+            raise ConfigError(f"grain_ratio is {grain_ratio!r}; expected 0 or more, about 1.5")
         self.last_time = float(last_time)
+        self.grain_ratio = float(grain_ratio)
         self.forward = AutocastInferer(precision)
 
     def recipe(self, device: torch.device) -> dict[str, Any]:
@@ -72,6 +80,7 @@ class FlowSampler(Inferer):
             "solver": self.solver,
             "guidance": self.guidance,
             "last_time": self.last_time,
+            "grain_ratio": self.grain_ratio,
             "precision": f"{pick_dtype(device, self.forward.precision)} on {device.type}".removeprefix("torch."),
         }
 
@@ -81,22 +90,44 @@ class FlowSampler(Inferer):
         network: Callable[..., torch.Tensor],
         y: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
+        level: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Return pictures `(B, C, H, W)` for noise of that shape and the conditions y and mask of `FlowNetwork`."""
+        """Return pictures `(B, C, H, W)`.
 
-        def velocity(x: torch.Tensor, t: float) -> torch.Tensor:
-            times = torch.full((len(x),), t, device=x.device)
+        Parameters
+        ----------
+        inputs
+            Noise of that shape.
+        network, y, mask
+            A `FlowNetwork` and its conditions.
+        level
+            Count levels `(B,)`; None: all pictures go on to `last_time`.
+        """
+        ends = self._ends(inputs, level)
+        wide = ends[:, None, None, None]
+
+        def velocity(x: torch.Tensor, share: float) -> torch.Tensor:
+            times = share * ends
             v = self.forward(x, network, times, y, mask)
             if self.guidance == 1:
                 return v
             null = self.forward(x, network, times, None, _without_structures(mask))
             return null + self.guidance * (v - null)
 
-        times = np.linspace(0, self.last_time, self.steps).tolist()
-        x = integrate(velocity, inputs, times, self.solver)
-        x = x + (1 - times[-1]) * velocity(x, times[-1])
+        # Every picture has a time of its own: the solver counts the share of its way, of which `ends` is the length.
+        shares = np.linspace(0, 1, self.steps).tolist() if self.steps > 1 else [0.0]
+        x = integrate(lambda x, share: wide * velocity(x, share), inputs, shares, self.solver)
+        x = x + (1 - shares[-1] * wide) * velocity(x, shares[-1])
         return (x + 1) / 2
+
+    def _ends(self, inputs: torch.Tensor, level: torch.Tensor | None) -> torch.Tensor:
+        """Return the time `(B,)` of each picture's last evaluation."""
+        if level is None or not self.grain_ratio:
+            return inputs.new_full((len(inputs),), self.last_time)
+        # The network's pictures reach from -1 to 1, in which stabilised grain is 1 / (root(level + 3/8) - root(3/8)).
+        grain = 1 / ((level.to(inputs) + 0.375).sqrt() - 0.375**0.5)
+        return (1 / (1 + self.grain_ratio * grain)).clamp(max=self.last_time)
 
 
 def _without_structures(mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -160,11 +191,12 @@ class PlausibleSampler(Inferer):
         network: Callable[..., torch.Tensor],
         y: torch.Tensor,
         mask: torch.Tensor,
+        level: torch.Tensor,
         requests: Sequence[Request],
         **kwargs: Any,
     ) -> Drawn:
         """Return the pictures of `requests`, whose first noise is `inputs`; items beyond them only fill the batch."""
-        pictures = self.sampler(inputs, network, y, mask)
+        pictures = self.sampler(inputs, network, y, mask, level)
         redrawn: list[list[str]] = [[] for _ in requests]
         refused = self.gate(pictures, mask)[: len(requests)]
         for redraw in range(1, self.attempts + 1):
@@ -175,6 +207,6 @@ class PlausibleSampler(Inferer):
             for place in failed:
                 redrawn[place].append(refused[place])
                 inputs[place] = noise(self.seed, requests[place].index, redraw, inputs.shape[1:]).to(inputs)
-            pictures[failed] = self.sampler(inputs, network, y, mask)[failed]
+            pictures[failed] = self.sampler(inputs, network, y, mask, level)[failed]
             refused = self.gate(pictures, mask)[: len(requests)]
         return Drawn(pictures, redrawn, refused)

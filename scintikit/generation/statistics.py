@@ -17,6 +17,7 @@ from tqdm import tqdm
 from scintikit.engines.calibration import file_sha256
 from scintikit.errors import ConfigError
 from scintikit.files import write_atomic
+from scintikit.generation.fields import CameraFields, field_of
 from scintikit.generation.quality import Diversity, picture_statistics, plausible_limits
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,11 @@ def label_key(label: int | Sequence[int] | torch.Tensor) -> str:
 
 
 def measure_training(
-    ckpt_dir: str, training: Iterable[Mapping[str, Any]], settings: dict[str, Any], rank: int = 0
+    ckpt_dir: str,
+    training: Iterable[Mapping[str, Any]],
+    settings: dict[str, Any],
+    fields: CameraFields | None = None,
+    rank: int = 0,
 ) -> Path:
     """Measure the training pictures that `model.pt` has seen; write `generation.pt` beside it and return its path.
 
@@ -46,6 +51,8 @@ def measure_training(
         Preprocessed items without augmentation, or a DataLoader whose dataset has them.
     settings
         What generation must do as training did (class names, preprocessing); kept and compared when it is read.
+    fields
+        The cameras' fields of view; None: every camera sees its whole matrix.
     rank
         Process rank in distributed training; only rank 0 works.
     """
@@ -68,6 +75,7 @@ def measure_training(
         "levels": {key: dict(centres) for key, centres in levels.items()},
         "gate": plausible_limits({name: torch.cat(values) for name, values in statistics.items()}),
         "diversity": {key: value.distance for key, value in diversity.items()},
+        "fields": {} if fields is None else fields.by_centre,
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -133,6 +141,10 @@ class TrainingStatistics:
     def diversity(self) -> dict[str, float]:
         """Root mean square distance between the training pictures of each label."""
         return self.content["diversity"]
+
+    def field(self, centre: str, matrix: Sequence[int]) -> torch.Tensor:
+        """Return the field of view of a centre's camera, `(rows, columns)`, 1 inside."""
+        return field_of(self.content["fields"], centre, matrix)
 
     def levels(self, label: int | Sequence[int], centre: str) -> list[float]:
         """Return the count levels of a label's training pictures at a centre; empty if there are none."""

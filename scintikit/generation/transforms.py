@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from monai.data import MetaTensor
@@ -13,17 +13,26 @@ from scintikit.errors import DatasetError
 from scintikit.generation.counts import count_level, stabilise
 
 
+class HasFields(Protocol):
+    """Knows the field of view of each centre's camera."""
+
+    def field(self, centre: str, matrix: Sequence[int]) -> torch.Tensor:
+        """Return it as `(rows, columns)`, 1 inside."""
+
+
 class MaskAndField(Transform):
     """Turn an item's integer mask into channels, and note where its camera looked, before anything is resampled.
 
-    `mask` becomes `(labels + 1, H, W)`: one channel for each structure, all 0 without a mask, then the field of view,
-    1 on the whole image (what is padded later becomes 0). Adds `has_mask`, and of the file `matrix` (rows, columns) and
-    `pixel_mm` (row, column), to which a generated picture can be brought back.
+    `mask` becomes `(labels + 1, H, W)`: one channel for each structure, all 0 without a mask, then the camera's field
+    of view (what is padded later lies outside and becomes 0). Adds `has_mask`, and of the file `matrix` (rows, columns)
+    and `pixel_mm` (row, column), to which a generated picture can be brought back.
 
     Parameters
     ----------
     labels
         Structures are numbered 1 to `labels`; 0 is background.
+    fields
+        Knows the cameras' fields of view; None takes the whole image.
 
     Raises
     ------
@@ -31,8 +40,9 @@ class MaskAndField(Transform):
         If a mask has another number, or another size than its image.
     """
 
-    def __init__(self, labels: int) -> None:
+    def __init__(self, labels: int, fields: HasFields | None = None) -> None:
         self.labels = labels
+        self.fields = fields
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the four entries."""
@@ -51,10 +61,10 @@ class MaskAndField(Transform):
                     "see --mask_labels"
                 )
             structures = (values == torch.arange(1, self.labels + 1)[:, None, None]).float()
-        field = torch.ones(1, *size)
+        field = torch.ones(*size) if self.fields is None else self.fields.field(data["centre"], size)
         return {
             **data,
-            "mask": MetaTensor(torch.cat([structures, field]), meta=image.meta),
+            "mask": MetaTensor(torch.cat([structures, field[None]]), meta=image.meta),
             "has_mask": "mask" in data and self.labels > 0,
             "matrix": torch.tensor(size),
             "pixel_mm": torch.stack([image.affine[axis, axis].abs() for axis in (0, 1)]).float(),

@@ -188,7 +188,7 @@ class SyntheticFiles:
         recipe, spacing, source = self.recipe, self.settings["spacing_mm"], request.source
         rng = grain(recipe["seed"], request.index, redraws)
         try:
-            counts = acquire(density, request.matrix, request.pixel_mm, spacing, rng)
+            counts = acquire(density, request.coverage, request.field, request.pixel_mm, spacing, rng)
         except ImageWriteError:
             return "saturated"
         name = f"{recipe['kind']}-{self.run[:8]}-{label_key(source['label'])}_{request.index:06d}"

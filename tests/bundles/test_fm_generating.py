@@ -26,11 +26,12 @@ from scintikit.data import DatasetWriter, compose, load_dataset
 from scintikit.dicom import read_scintigram, write_scintigram
 from scintikit.engines.calibration import file_sha256, load_weights
 from scintikit.errors import ConfigError, DatasetError, ScintikitError
-from scintikit.generation import measure_training
+from scintikit.generation import CameraFields, measure_training
 from scintikit.generation.quality import picture_statistics
 from tools.run import BUNDLES, run
 
 CONFIGS = BUNDLES / "fm_generator" / "configs"
+CONDITIONS = ("label", "mask", "level")
 SMALL: dict[str, Any] = {
     "image_size": [64, 64],
     "spacing_mm": 4.8,
@@ -59,7 +60,9 @@ def _untrained(folder: Path, dataset: str, **items: Any) -> Path:
     torch.save(network.state_dict(), folder / "model.pt")
     items_of = parser.get_parsed_content("dataset#data")
     settings = parser.get_parsed_content("settings")
-    measure_training(str(folder), Dataset(items_of, parser.get_parsed_content("preprocessing")), settings)
+    fields = CameraFields(items_of, settings["views"])
+    parser["fields"] = fields
+    measure_training(str(folder), Dataset(items_of, parser.get_parsed_content("preprocessing")), settings, fields)
     _change(folder, gate={}, diversity=dict.fromkeys(_content(folder)["diversity"], 1e-09))
     return folder
 
@@ -310,7 +313,7 @@ def _drawn(parser: ConfigParser) -> dict[str, torch.Tensor]:
     load_weights(network, parser.get_parsed_content("ckpt_dir") + "/model.pt")
     batch = parser.get_parsed_content("dataset")[0]
     with torch.no_grad():
-        pictures = sampler(batch["image"], network, batch["label"], batch["mask"])
+        pictures = sampler(batch["image"], network, *(batch[key] for key in CONDITIONS))
     return picture_statistics(pictures, batch["mask"])
 
 
@@ -439,11 +442,11 @@ def test_samples_do_not_depend_on_their_batch(model: Path, tiny_dataset: str) ->
     load_weights(network, model / "model.pt")
     first, second = (parser.get_parsed_content("dataset")[number] for number in (0, 1))
     order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
-    mixed = {key: torch.cat([first[key][:4], second[key][4:]])[order] for key in ("image", "label", "mask")}
+    mixed = {key: torch.cat([first[key][:4], second[key][4:]])[order] for key in ("image", *CONDITIONS)}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.no_grad():
-        a, b, c = (sampler(v["image"], network, v["label"], v["mask"]) for v in (first, second, mixed))
+        a, b, c = (sampler(v["image"], network, *(v[key] for key in CONDITIONS)) for v in (first, second, mixed))
     torch.set_num_threads(threads)
     assert torch.equal(torch.cat([a[:4], b[4:]])[order], c)
     assert not torch.equal(a, b)

@@ -91,3 +91,30 @@ def test_a_run_killed_while_it_claimed_the_folder_can_be_repeated(tmp_path):
     (tmp_path / ".recipe.json.abc.tmp").write_text("{")
     DatasetWriter(tmp_path, **SETTINGS, recipe={"seed": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
+
+
+def test_report_of_the_maker_is_kept(tmp_path, item):
+    writer = DatasetWriter(tmp_path / "d", **SETTINGS, recipe={})
+    write_atomic(writer.folder / "images/A_1.dcm", b"x")
+    writer.finish(training=[item("A_1")], report={"left_out": {"empty": 3}})
+    assert json.loads((tmp_path / "d/dataset.json").read_text())["report"] == {"left_out": {"empty": 3}}
+    assert load_dataset(tmp_path / "d").splits["training"]
+    with pytest.raises(DatasetError, match="report"):
+        writer.finish(training=[item("A_1")], report=["no object"])
+
+
+def test_shared_folder_keeps_the_temporary_files_of_other_runs(tmp_path):
+    DatasetWriter(tmp_path / "d", **SETTINGS, recipe={}, shared=True)
+    write_atomic(tmp_path / "d/images/.A_1.dcm.xyz.tmp", b"another run is writing this")
+    writer = DatasetWriter(tmp_path / "d", **SETTINGS, recipe={}, shared=True)
+    assert writer.has("images/.A_1.dcm.xyz.tmp")
+    writer.tidy()
+    assert not writer.has("images/.A_1.dcm.xyz.tmp")
+
+
+def test_several_runs_may_claim_a_shared_folder_at_once(tmp_path):
+    """Whatever moment of the other's claim one sees: no file, a temporary one, the recipe itself."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/.recipe.json.xyz.tmp").write_text("{")
+    DatasetWriter(tmp_path / "d", **SETTINGS, recipe={}, shared=True)
+    DatasetWriter(tmp_path / "d", **SETTINGS, recipe={}, shared=True)

@@ -12,7 +12,7 @@ from torch import nn
 from scintikit.errors import ConfigError
 
 #: Smallest 1 - t to divide by: at the end of the path the velocity would be a difference of equals divided by nothing.
-NEAREST = 0.05
+NEAREST = 0.02
 
 
 class FlowNetwork(nn.Module):
