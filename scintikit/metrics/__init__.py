@@ -11,12 +11,15 @@ from scintikit.metrics.calibration import (
 from scintikit.metrics.classification import classification_metrics
 from scintikit.metrics.conformal import conformal_sets, conformal_threshold
 from scintikit.metrics.evaluate import evaluate_classifier
+from scintikit.metrics.fidelity import Sample, fid, fidelity_metrics, kid
 from scintikit.metrics.intervals import Interval, bootstrap_intervals
 from scintikit.metrics.ood import fit_ood, ood_score
+from scintikit.metrics.spectrum import radial_spectra
 
 __all__ = [
     "Interval",
     "MetricError",
+    "Sample",
     "apply_temperature",
     "bootstrap_intervals",
     "brier_score",
@@ -25,8 +28,12 @@ __all__ = [
     "conformal_threshold",
     "evaluate_classifier",
     "expected_calibration_error",
+    "fid",
+    "fidelity_metrics",
     "fit_ood",
     "fit_temperature",
+    "kid",
     "ood_score",
+    "radial_spectra",
     "reliability_curve",
 ]

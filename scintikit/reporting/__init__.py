@@ -2,6 +2,7 @@
 
 from scintikit.errors import ReportError
 from scintikit.reporting.classification import classification_report, interval_text
+from scintikit.reporting.fidelity import fidelity_report
 from scintikit.reporting.figures import figure_png, save_figure
 from scintikit.reporting.overlay import overlay_png
 from scintikit.reporting.predictions import predictions_table
@@ -12,6 +13,7 @@ __all__ = [
     "ReportError",
     "Table",
     "classification_report",
+    "fidelity_report",
     "figure_png",
     "interval_text",
     "overlay_png",

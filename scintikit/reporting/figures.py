@@ -63,7 +63,7 @@ METRIC_NAMES = {
 P = ParamSpec("P")
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Draw in the house style and leave matplotlib's own settings as they are."""
 
     @wraps(draw)
@@ -87,7 +87,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) ->
     write_atomic(path, figure_png(figure, dpi))
 
 
-@_styled
+@styled
 def confusion_matrix(counts: ArrayLike, class_names: Sequence[str]) -> Figure:
     """Draw a confusion matrix: counts as text, each row's shares as text and shade.
 
@@ -121,7 +121,7 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def roc_curves(
     probabilities: ArrayLike, labels: ArrayLike, class_names: Sequence[str], aucs: Mapping[str, str] | None = None
 ) -> Figure:
@@ -153,7 +153,7 @@ def roc_curves(
     return figure
 
 
-@_styled
+@styled
 def reliability_diagram(curve: Mapping[str, Sequence[Any]], note: str = "") -> Figure:
     """Draw accuracy against confidence, and below it how many items have that confidence.
 
@@ -181,7 +181,7 @@ def reliability_diagram(curve: Mapping[str, Sequence[Any]], note: str = "") -> F
     return figure
 
 
-@_styled
+@styled
 def score_forest(
     groups: Mapping[str, Mapping[str, Any]], metrics: Sequence[str], overall: Mapping[str, Any] | None = None
 ) -> Figure:
@@ -233,7 +233,7 @@ def _score(axes: Axes, row: int, entry: Mapping[str, Any], colour: str, marker: 
     text.set(ha="center", fontsize=8.5, path_effects=[withStroke(linewidth=2.5, foreground="white")])
 
 
-@_styled
+@styled
 def set_sizes(sizes: Sequence[int], note: str = "") -> Figure:
     """Draw how many images have a conformal set of 0, 1, 2, ... classes.
 
@@ -256,7 +256,7 @@ def set_sizes(sizes: Sequence[int], note: str = "") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def sample_grid(
     images: ArrayLike,
     titles: Sequence[str],
