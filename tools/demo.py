@@ -75,7 +75,8 @@ def demo(
     _print_table(json.loads((folder / "metrics.json").read_text()))
     print(f"\nreport       {folder / 'report.html'}")
     print(f"predictions  {folder / 'predictions' / 'predictions.csv'}")
-    print(f"synthetic    {folder / 'synthetic'}, compared with real ones in {folder / 'fidelity' / 'fidelity.html'}")
+    print(f"synthetic    {folder / 'synthetic'}")
+    print(f"comparison   {folder / 'fidelity' / 'fidelity.html'}")
     print("Simulated data. Research use only; not a medical device.")
 
 
@@ -110,7 +111,8 @@ def _fingerprint(dataset_sha256: str, epochs: int, generator_epochs: int) -> dic
 
 def _start_anew_if_changed(folder: Path, state: dict[str, Any]) -> None:
     """Forget the training that an earlier run began with other data, settings or code."""
-    stamp, made = folder / "training.json", [folder / name for name in ("models", "runs", "dicom", "generator", "synthetic")]
+    stamp = folder / "training.json"
+    made = [folder / name for name in ("models", "runs", "dicom", "generator", "synthetic")]
     if not stamp.is_file() and any(path.exists() for path in made):
         raise ScintikitError(f"{folder} holds folders that no demo made; choose another --output")
     if not stamp.is_file() or json.loads(stamp.read_text()) != state:

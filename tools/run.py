@@ -134,7 +134,9 @@ def check_overrides(workflow: ConfigWorkflow, overrides: dict[str, Any]) -> None
         default = workflow.parser[key]
         if value is True and not isinstance(default, bool):
             raise ConfigError(f"--{key} needs a value, such as --{key} {default}")
-        if type(default) in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float, type(None)))):
+        if value is None:  # turns some things off; what cannot do without its number says so itself
+            continue
+        if type(default) in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise ConfigError(f"--{key} is {value!r}; expected a number, such as {default}")
 
 

@@ -140,20 +140,41 @@ def load_calibration(ckpt_dir: str, settings: dict[str, Any]) -> dict[str, Any]:
     ConfigError
         If it is missing, belongs to other weights, or the model was trained with other class names or preprocessing.
     """
-    path, weights = Path(ckpt_dir) / "calibration.pt", Path(ckpt_dir) / "model.pt"
+    calibration = load_measured(Path(ckpt_dir) / "calibration.pt", settings, task="calibrating")
+    calibration["ood"] = {k: v.numpy() if torch.is_tensor(v) else v for k, v in calibration["ood"].items()}
+    return calibration
+
+
+def load_measured(path: Path, settings: dict[str, Any], task: str) -> dict[str, Any]:
+    """Read what was measured after a training, and check that it fits the `model.pt` beside it and these settings.
+
+    Parameters
+    ----------
+    path
+        File with `model_sha256`, `settings` and more.
+    settings
+        What must be as it was in training.
+    task
+        Run id of train.json that makes the file.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing, belongs to other weights, or the model was trained with other settings.
+    """
+    weights = path.with_name("model.pt")
     if not weights.is_file():
         raise ConfigError(f"there is no trained model {weights}; run `training` first, or give --ckpt_dir")
     if not path.is_file():
-        raise ConfigError(f"there is no {path}; run the id `calibrating` of train.json to make it")
-    calibration = torch.load(path, map_location="cpu", weights_only=True)
-    if calibration["model_sha256"] != file_sha256(weights):
-        raise ConfigError(f"{path} was measured for another model.pt; run the id `calibrating` of train.json anew")
+        raise ConfigError(f"there is no {path}; run the id `{task}` of train.json to make it")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if content["model_sha256"] != file_sha256(weights):
+        raise ConfigError(f"{path} was measured for another model.pt; run the id `{task}` of train.json anew")
     for name, value in settings.items():
-        trained = calibration["settings"].get(name)
+        trained = content["settings"].get(name)
         if trained != value:
             raise ConfigError(f"{weights} was trained with {name} {trained}, but {name} is {value} here; give --{name}")
-    calibration["ood"] = {k: v.numpy() if torch.is_tensor(v) else v for k, v in calibration["ood"].items()}
-    return calibration
+    return content
 
 
 def _tensors(values: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from monai.engines import IterationEvents, Workflow
 from tqdm import tqdm
@@ -51,7 +51,7 @@ class WeightAverage(EMAHandler):
     alone, so a resumed training goes on exactly.
     """
 
-    def _update_ema_model(self, engine: Workflow, name: str) -> None:
+    def _update_ema_model(self, engine: Engine, name: str) -> None:
         setattr(engine.state, name, max(self.momentum, 9 / (10 + engine.state.iteration)))
         super()._update_ema_model(engine, name)
 

@@ -42,7 +42,7 @@ class CameraFields:
         for item in tqdm(items, "fields of view", leave=False):
             counts = (read_scintigram(item["image"], tuple(views)).counts > 0).any(axis=0)
             key = (item["centre"], counts.shape)
-            seen[key] = seen.get(key, False) | counts
+            seen[key] = np.logical_or(seen.get(key, False), counts)
             count[key] += 1
         usual: dict[str, list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
         for (centre, shape), number in count.items():

@@ -18,10 +18,12 @@ from tqdm import tqdm
 
 import scintikit
 from scintikit.data import DatasetWriter, load_dataset
-from scintikit.engines.calibration import load_weights
+from scintikit.engines.calibration import file_sha256, load_weights
+from scintikit.errors import ScintikitError
 from scintikit.generation.devices import EvaluatorParts, name_devices, one_thread, run_in_processes
 from scintikit.generation.records import RECORDS, Record, record_path
 from scintikit.generation.requests import MissingBatches, RequestBatches
+from scintikit.generation.statistics import FILE_NAME
 from scintikit.generation.writing import NOTICE, WriteBatches, resumable
 
 logger = logging.getLogger(__name__)
@@ -31,8 +33,8 @@ class Generation:
     """Make a synthetic dataset with an evaluator whose inferer draws pictures.
 
     Everything that can be wrong is checked before the first file. A run that was stopped goes on when it is started
-    again with the same settings; runs of several shards fill one folder, and the last one finishes it. On CPUs every
-    byte is the same however the work is divided.
+    again with the same settings; runs of several shards fill one folder, and the last one finishes it. On CPUs of one
+    kind every byte is the same however the work is divided.
 
     Parameters
     ----------
@@ -98,11 +100,12 @@ class Generation:
             writer = self._begin()
         if writer.complete:
             logger.info("%s is complete already", writer.folder)
-            return
-        if self.missing.numbers:
+        else:
             self._draw()
-        with resumable(writer.folder):
-            self._finish(writer)
+            with resumable(writer.folder):
+                self._finish(writer)
+        if writer.complete:  # a run may have been killed between finishing and clearing up
+            shutil.rmtree(writer.folder / RECORDS, ignore_errors=True)
 
     def _begin(self) -> DatasetWriter:
         """Claim the folder; until here nothing was written."""
@@ -121,7 +124,7 @@ class Generation:
                 **self.requests.recipe(),
                 **self.evaluator.inferer.recipe(self.devices[0]),
                 **self.files.recipe(),
-                "statistics": hashlib.sha256(repr(self.statistics.content).encode()).hexdigest(),
+                "statistics": file_sha256(Path(self.statistics.ckpt_dir) / FILE_NAME),
                 "code": code_sha256(self.evaluator.network),
                 "versions": {"scintikit": scintikit.__version__, "torch": torch.__version__, "numpy": np.__version__},
             },
@@ -131,6 +134,8 @@ class Generation:
     def _draw(self) -> None:
         """Run the evaluator here or, with several devices, in processes."""
         numbers = self.missing.numbers
+        if not numbers:
+            return
         devices = self.devices[: len(numbers)]
         with _Progress(self.files.folder, self.requests, numbers) as progress:
             if len(devices) > 1:
@@ -151,9 +156,14 @@ class Generation:
             return
         real = self.statistics.diversity
         whole.check(real)
+        absent = self.requests.labels - set(whole.diversity)
+        if absent:
+            raise ScintikitError(
+                f"no plausible picture of label {', '.join(sorted(absent))} was drawn ({dict(whole.left_out)}); train "
+                "the generator longer"
+            )
         writer.tidy()
         path = writer.finish(training=whole.items, report=whole.report(self.requests.count, real))
-        shutil.rmtree(writer.folder / RECORDS, ignore_errors=True)
         logger.info("wrote %s: %d pictures, %d left out", path, len(whole.items), whole.left_out.total())
 
 

@@ -156,6 +156,11 @@ class RequestBatches(Dataset):
                     )
 
     @property
+    def labels(self) -> set[str]:
+        """Keys of the labels that are generated."""
+        return {label_key(self.sources.data[places[0]]["label"]) for places in self.choices}
+
+    @property
     def count(self) -> int:
         """Number of pictures to generate."""
         return self.per_class * len(self.choices)

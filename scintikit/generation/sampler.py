@@ -54,7 +54,7 @@ class FlowSampler(Inferer):
         steps: int = 10,
         solver: str = "euler",
         guidance: float = 1.0,
-        last_time: float = 0.97,
+        last_time: float = 0.9,
         grain_ratio: float = 1.5,
         precision: str = "auto",
     ) -> None:

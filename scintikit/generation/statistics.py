@@ -14,8 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from scintikit.engines.calibration import file_sha256
-from scintikit.errors import ConfigError
+from scintikit.engines.calibration import file_sha256, load_measured
 from scintikit.files import write_atomic
 from scintikit.generation.fields import CameraFields, field_of
 from scintikit.generation.quality import Diversity, picture_statistics, plausible_limits
@@ -92,19 +91,7 @@ def load_generation(ckpt_dir: str, settings: dict[str, Any]) -> dict[str, Any]:
     ConfigError
         If it is missing, belongs to other weights, or the model was trained with other class names or preprocessing.
     """
-    path, weights = Path(ckpt_dir) / FILE_NAME, Path(ckpt_dir) / "model.pt"
-    if not weights.is_file():
-        raise ConfigError(f"there is no trained model {weights}; run `training` first, or give --ckpt_dir")
-    if not path.is_file():
-        raise ConfigError(f"there is no {path}; run the id `measuring` of train.json to make it")
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if content["model_sha256"] != file_sha256(weights):
-        raise ConfigError(f"{path} was measured for another model.pt; run the id `measuring` of train.json anew")
-    for name, value in settings.items():
-        trained = content["settings"].get(name)
-        if trained != value:
-            raise ConfigError(f"{weights} was trained with {name} {trained}, but {name} is {value} here; give --{name}")
-    return content
+    return load_measured(Path(ckpt_dir) / FILE_NAME, settings, task="measuring")
 
 
 class TrainingStatistics:

@@ -1,6 +1,7 @@
 """Figures and the self-contained HTML report."""
 
 from scintikit.errors import ReportError
+from scintikit.reporting.audit import audit_report
 from scintikit.reporting.classification import classification_report, interval_text
 from scintikit.reporting.fidelity import fidelity_report
 from scintikit.reporting.figures import figure_png, save_figure
@@ -12,6 +13,7 @@ __all__ = [
     "Picture",
     "ReportError",
     "Table",
+    "audit_report",
     "classification_report",
     "fidelity_report",
     "figure_png",

@@ -26,7 +26,7 @@ from scintikit.data import DatasetWriter, compose, load_dataset
 from scintikit.dicom import read_scintigram, write_scintigram
 from scintikit.engines.calibration import file_sha256, load_weights
 from scintikit.errors import ConfigError, DatasetError, ScintikitError
-from scintikit.generation import CameraFields, measure_training
+from scintikit.generation import CameraFields, QualityGate, measure_training
 from scintikit.generation.quality import picture_statistics
 from tools.run import BUNDLES, run
 
@@ -179,6 +179,14 @@ def test_number_of_threads_does_not_change_a_byte(generate: Callable[..., Path],
         torch.set_num_threads(before)
 
 
+def test_records_that_a_killed_run_left_behind_are_cleared(generate: Callable[..., Path], tmp_path: Path) -> None:
+    folder = generate(tmp_path / "D", per_class=1)
+    before = _files(folder)
+    (folder / "batches").mkdir()
+    (folder / "batches" / "000000.json").write_text("{}")
+    assert _files(generate(folder, per_class=1)) == before
+
+
 def test_finished_dataset_is_left_alone(generate: Callable[..., Path], tmp_path: Path) -> None:
     folder = generate(tmp_path / "D", per_class=2)
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -325,6 +333,15 @@ def test_generator_without_a_plausible_picture_stops(
     with pytest.raises(ScintikitError, match=r"none of 10 pictures is plausible.*10 empty.*train the generator longer"):
         generate(tmp_path / "D", ckpt_dir=str(folder), batch_size=10)
     assert not (tmp_path / "D" / "images").exists()
+
+
+def test_class_without_a_plausible_picture_stops(
+    generate: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(QualityGate, "__call__", lambda gate, pictures, mask: ["odd", "", "", ""])
+    with pytest.raises(ScintikitError, match=r"no plausible picture of label 0 was drawn .*'odd': 1"):
+        generate(tmp_path / "D", batch_size=4, per_class=1)
+    assert not (tmp_path / "D" / "dataset.json").exists()
 
 
 @pytest.mark.parametrize("batch_size", [16, 3])  # seen in the first batch, or only in all of them together

@@ -53,14 +53,28 @@ def test_a_blob_comes_back_in_place_and_its_counts_are_conserved(matrix: tuple[i
     assert float(back.sum()) == pytest.approx(total, rel=2e-3)
     assert _centre(back[0]) == pytest.approx(_centre(blob[0]), abs=0.03)
     assert (back - blob).abs().max() < 0.06 * blob.max()  # twice interpolated
-    counts = acquire(density, torch.ones(*matrix), (pixel_mm, pixel_mm), SPACING, np.random.default_rng(0))
+    field = torch.ones(*matrix)
+    coverage = _to_model(field[None], pixel_mm, counts=False)[0]
+    counts = acquire(density, coverage, field, (pixel_mm, pixel_mm), SPACING, np.random.default_rng(0))
     assert counts.sum() == pytest.approx(total, abs=5 * total**0.5 + 0.002 * total)
 
 
+@pytest.mark.parametrize(("matrix", "pixel_mm"), CAMERAS)
+def test_round_field_keeps_its_sharp_and_even_edge(matrix: tuple[int, int], pixel_mm: float) -> None:
+    rows, columns = (torch.arange(n) - (n - 1) / 2 for n in matrix)
+    field = ((rows[:, None] ** 2 + columns**2) < (0.48 * min(matrix)) ** 2).float()
+    level = 40_000  # so many that Poisson noise is half a percent
+    density, coverage = _to_model(level * field[None], pixel_mm), _to_model(field[None], pixel_mm, counts=False)[0]
+    counts = acquire(density, coverage, field, (pixel_mm, pixel_mm), SPACING, np.random.default_rng(0))[0]
+    assert not counts[field.numpy() == 0].any()
+    assert counts[field.numpy() > 0].min() > 0.9 * level
+    assert counts.max() < 1.1 * level
+
+
 def test_counts_are_poisson() -> None:
-    counts = acquire(
-        torch.full((2, 128, 128), 9.0), torch.ones(128, 128), (2.4, 2.4), SPACING, np.random.default_rng(0)
-    )
+    everywhere = torch.ones(128, 128)
+    density = torch.full((2, 128, 128), 9.0)
+    counts = acquire(density, everywhere, everywhere, (2.4, 2.4), SPACING, np.random.default_rng(0))
     assert counts.dtype == np.uint16
     assert counts.shape == (2, 128, 128)
     assert counts.mean() == pytest.approx(9, abs=0.1)
@@ -69,9 +83,9 @@ def test_counts_are_poisson() -> None:
 
 
 def test_smaller_pixels_get_fewer_counts_each() -> None:
-    flat = torch.full((1, 128, 128), 100.0)
-    rng = np.random.default_rng(0)
-    assert acquire(flat, torch.ones(256, 256), (1.2, 1.2), SPACING, rng).mean() == pytest.approx(25, rel=0.01)
+    density, coverage, field = torch.full((1, 128, 128), 100.0), torch.ones(128, 128), torch.ones(256, 256)
+    counts = acquire(density, coverage, field, (1.2, 1.2), SPACING, np.random.default_rng(0))
+    assert counts.mean() == pytest.approx(25, rel=0.01)
 
 
 def test_model_grid_of_the_camera_itself_is_left_alone() -> None:
@@ -90,7 +104,9 @@ def test_edge_values_go_on_where_the_camera_sees_more_than_the_model() -> None:
 
 def test_more_counts_than_16_bits_hold_are_an_error() -> None:
     with pytest.raises(ImageWriteError, match="65535"):
-        acquire(torch.full((1, 8, 8), 1e5), torch.ones(8, 8), (2.4, 2.4), None, np.random.default_rng(0))
+        acquire(
+            torch.full((1, 8, 8), 1e5), torch.ones(8, 8), torch.ones(8, 8), (2.4, 2.4), None, np.random.default_rng(0)
+        )
 
 
 @pytest.mark.parametrize(("matrix", "pixel_mm"), CAMERAS)

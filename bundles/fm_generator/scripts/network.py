@@ -20,8 +20,8 @@ class FlowNetwork(nn.Module):
 
     Pixels are folded into channels first (`unshuffle` x `unshuffle` to one), which makes a UNet on a CPU several times
     faster than one at full size. Its trunk is then too narrow to carry the noise of every pixel through, so the UNet
-    predicts the picture x1, which is smooth, and the velocity (x1 - x) / (1 - t) follows (Li and He, Back to Basics: Let
-    Denoising Generative Models Denoise, arXiv 2511.13720).
+    predicts the picture x1, which is smooth, and the velocity (x1 - x) / (1 - t) follows (Li and He, Back to Basics:
+    Let Denoising Generative Models Denoise, arXiv 2511.13720).
 
     Parameters
     ----------
