@@ -10,6 +10,7 @@ external centres once, at the end. What a run finished is kept in `--folder`, so
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +21,14 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import machine, versions
-from scintikit.data import compose, load_dataset
+from scintikit.data import compose, item_id, load_dataset
+from scintikit.errors import ScintikitError
 from scintikit.files import write_json
 from scintikit.metrics.classification import classification_scores, nest
 from scintikit.metrics.intervals import bootstrap_intervals
 
 SCENARIOS = {"O": (False, False), "O+CA": (True, False), "O+FM": (False, True), "O+CA+FM": (True, True)}
+DATA = ("original", "synthetic")
 METRICS = ("macro_f1", "macro_auc", "balanced_accuracy")
 
 
@@ -44,18 +47,37 @@ def train_and_test(folder: Path, dataset: str, augment: bool, seed: int, epochs:
             subprocess.run(command, check=True, stdout=log, stderr=log)
 
 
+def claim(folder: Path, arguments: argparse.Namespace) -> None:
+    """Make sure that what is kept in the folder was made with these settings and this data."""
+    settings = {"epochs": arguments.epochs, "steps": arguments.steps}
+    settings |= {name: load_dataset(path).sha256 for name, path in vars(arguments).items() if name in DATA and path}
+    path = folder / "settings.json"
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    if any(kept.get(name, value) != value for name, value in settings.items()):
+        raise ScintikitError(f"{folder} holds runs with other settings or data: {kept}; name another --folder")
+    write_json(path, kept | settings)
+
+
 def summarise(folder: Path, original: str, scenarios: list[str], seeds: int) -> dict[str, Any]:
-    """Return every scenario's mean over the seeds, and paired differences, with 95 % intervals over patients."""
+    """Return every scenario's mean over the seeds, and paired differences, with 95 % intervals over patients.
+
+    The intervals tell how the scores of these trainings would vary with other patients; how they vary with the training
+    seed, the values of each seed tell.
+    """
     dataset = load_dataset(original)
     names = list(dataset.labels.values())
-    tables = {(s, k): pd.read_csv(folder / s / str(k) / "predictions.csv") for s in scenarios for k in range(seeds)}
+    runs = [(s, k) for s in scenarios for k in range(seeds)]
+    tables = {(s, k): pd.read_csv(folder / s / str(k) / "predictions.csv", dtype={"id": str}) for s, k in runs}
     first = tables[scenarios[0], 0]
-    patient_of = {Path(item["image"]).stem: item["patient"] for item in dataset.splits["test"]}
+    patient_of = {item_id(item): item["patient"] for item in dataset.splits["test"]}
+    if set(first["id"]) != set(patient_of):
+        raise ScintikitError(f"the predictions in {folder} are not those of the test split of {original}")
     patients = first["id"].map(patient_of).to_numpy()
     labels = first["label"].map({name: number for number, name in enumerate(names)}).to_numpy()
     probabilities = {}
     for key, table in tables.items():
-        assert (table["id"] == first["id"]).all()
+        if not table["id"].equals(first["id"]):
+            raise ScintikitError(f"{key[0]} seed {key[1]} has predictions of other items; delete its folder")
         probabilities[key] = table[[f"p_{name}" for name in names]].to_numpy()
 
     def statistic(weights: np.ndarray) -> dict[tuple[str, ...], np.ndarray]:
@@ -66,7 +88,7 @@ def summarise(folder: Path, original: str, scenarios: list[str], seeds: int) -> 
             for m in METRICS
         }
         result: dict[tuple[str, ...], np.ndarray] = {("mean", *key): value for key, value in mean.items()}
-        for base in ("O", "O+CA"):
+        for base in {"O", "O+CA"} & set(scenarios):
             result |= {
                 (f"minus {base}", s, m): mean[s, m] - mean[base, m] for s in scenarios if s != base for m in METRICS
             }
@@ -105,6 +127,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = Path(arguments.folder).resolve()
     merged = folder / "merged"
+    claim(folder, arguments)
     if arguments.synthetic and not (merged / "dataset.json").is_file():
         compose([arguments.original, arguments.synthetic], str(merged))
 

@@ -89,10 +89,10 @@ class Checkpoints:
         try:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+            self.lr_scheduler.load_state_dict(state["lr_scheduler"] | self._schedule())
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"resume: {path} does not belong to this configuration: {error}") from error
         if state["iteration"] != state["epoch"] * engine.state.epoch_length:
             raise ConfigError(
@@ -103,6 +103,11 @@ class Checkpoints:
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         logger.info("resumed after epoch %d from %s", state["epoch"], path)
         self._stop_if_stale(engine)
+
+    def _schedule(self) -> dict[str, Any]:
+        """Return this run's shape of the schedule: with more epochs, the old one would raise the learning rate anew."""
+        own = self.lr_scheduler.state_dict()
+        return {name: own[name] for name in ("warmup_steps", "t_total", "end_lr", "cycles") if name in own}
 
     def _keep(self, engine: Workflow) -> None:
         metric = self._new_metric(engine)

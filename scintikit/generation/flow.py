@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ class PrepareFlow(PrepareBatch):
             picture, mask = self.augmentation(torch.cat([picture, mask], dim=1)).split(
                 [picture.shape[1], mask.shape[1]], dim=1
             )
-        label = torch.as_tensor(batchdata["label"])
+        label = batch_labels(batchdata["label"])
         x1 = 2 * picture - 1
         x0 = torch.randn(x1.shape, generator=self.generator).to(x1)
         if self.optimal_transport:
@@ -95,6 +95,14 @@ class PrepareFlow(PrepareBatch):
         kept = torch.ones(len(mask), mask.shape[1])
         kept[:, :-1] = keep[:, None].float()  # the last channel is the camera's field of view, known for every picture
         return mask * kept.to(mask)[:, :, None, None]
+
+
+def batch_labels(label: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return a collated batch's labels: class numbers `(B,)`, or 0/1 `(B, classes)`.
+
+    torch collates lists of 0/1 into one tensor `(B,)` for each class.
+    """
+    return label if isinstance(label, torch.Tensor) else torch.stack(list(label), dim=1)
 
 
 def _shortest(x0: torch.Tensor, x1: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,9 @@ from monai.engines import Workflow
 from torch.utils.data import default_collate
 
 from scintikit.generation.counts import stabilise, unstabilise
+from scintikit.generation.flow import batch_labels
 from scintikit.generation.sampler import FlowSampler
+from scintikit.generation.statistics import label_key
 from scintikit.metrics.features import random_features
 from scintikit.metrics.fidelity import kid
 
@@ -77,8 +79,9 @@ class PreviewSamples:
         pairs = torch.stack([real[: self.shown], drawn[: self.shown]], dim=1).flatten(0, 1)[:, :1].clamp(0, 1)
         self.writer.add_images("samples/real_then_drawn", pairs, epoch)
         extractor = random_features(device=next(self.network.parameters()).device)
-        features = [extractor(pictures.clamp(0, 1).numpy()) for pictures in (real, drawn)]
-        self.writer.add_scalar("samples/kid_random_features", kid(*features), epoch)
+        one, other = (extractor(pictures.clamp(0, 1).numpy()) for pictures in (real, drawn))
+        classes = [label_key(item["label"]) for item in items]
+        self.writer.add_scalar("samples/kid_random_features", kid(one, other, classes, classes), epoch)
 
     @torch.no_grad()
     def _draw(self, items: list[dict[str, Any]]) -> torch.Tensor:
@@ -91,8 +94,8 @@ class PreviewSamples:
                 [{key: i[key] for key in ("image", "mask", "label", "level")} for i in items[start : start + BATCH]]
             )
             noise = torch.randn(batch["image"].shape, generator=generator)
-            conditions = (batch[key].to(device) for key in ("label", "mask", "level"))
-            pictures = self.sampler(noise.to(device), self.network, *conditions)
+            conditions = (batch_labels(batch["label"]), batch["mask"], batch["level"])
+            pictures = self.sampler(noise.to(device), self.network, *(c.to(device) for c in conditions))
             level = batch["level"].float()[:, None, None, None]
             drawn.append(
                 stabilise(torch.poisson(unstabilise(pictures.float().cpu(), level), generator=generator), level)

@@ -57,30 +57,38 @@ def kid(
     ----------
     real, synthetic : array_like, shape (N, D) and (M, D)
     real_strata, synthetic_strata : array_like, shape (N,) and (M,), optional
-        Classes, where both sides were given the same shares of them. Such samples are more alike than independent
-        ones; pairs within a class are weighted so that the expectation stays 0.
+        Classes, where both sides were given the same shares of them; both or neither. Such samples are more alike than
+        independent ones; pairs within a class are weighted so that the expectation stays 0.
     """
     first, second = _check_features(real, synthetic)
-    across = float(_kernel(first, second).mean())
-    return _within(first, real_strata) + _within(second, synthetic_strata) - 2 * across
+    across = _kernel(first, second)
+    one, other = _classes(real_strata, len(first), synthetic_strata, len(second))
+    pairs = np.maximum(one.sum(axis=0) * other.sum(axis=0), 1)
+    own_across = np.einsum("ic,ic->c", one, across @ other) / pairs
+    return _within(first, one, own_across) + _within(second, other, own_across) - 2 * float(across.mean())
 
 
 def _kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (first @ second.T / first.shape[1] + 1) ** 3
 
 
-def _within(features: np.ndarray, strata: ArrayLike | None) -> float:
+def _classes(one: ArrayLike | None, n: int, other: ArrayLike | None, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the strata of both sides as 0/1, (n, classes) and (m, classes); None is one class."""
+    sides = [np.zeros(k) if side is None else np.asarray(side) for side, k in ((one, n), (other, m))]
+    _, number = np.unique(np.concatenate(sides), return_inverse=True)
+    of_class = np.eye(number.max() + 1)[number]
+    return of_class[:n], of_class[n:]
+
+
+def _within(features: np.ndarray, of_class: np.ndarray, own_across: np.ndarray) -> float:
     """Return the mean kernel of independent pairs, estimated from the pairs of different items."""
-    count = len(features)
-    _, number, sizes = np.unique(
-        np.zeros(count) if strata is None else np.asarray(strata), return_inverse=True, return_counts=True
-    )
+    count, sizes = len(features), of_class.sum(axis=0)
     kernel = _kernel(features, features)
     np.fill_diagonal(kernel, 0)
-    of_class = np.eye(len(sizes))[number]
-    own = np.einsum("ic,ic->c", of_class, kernel @ of_class)
-    # n_c (n_c - 1) pairs of different items stand for all n_c^2.
-    return float((kernel.sum() + (own / np.maximum(sizes - 1, 1)).sum()) / count**2)
+    # n_c (n_c - 1) pairs of different items stand for all n_c^2 of a class. The only item of a class has no such pair:
+    # those with its class on the other side stand for it.
+    own = np.einsum("ic,ic->c", of_class, kernel @ of_class) / np.maximum(sizes - 1, 1)
+    return float((kernel.sum() + np.where(sizes == 1, own_across, own).sum()) / count**2)
 
 
 def fid(real: ArrayLike, synthetic: ArrayLike) -> float:
@@ -260,8 +268,8 @@ def fidelity_metrics(
         JSON-able: `overall` and `per_class`, each with `n_real`, `n_synthetic`, `n_floor`, `scores` and `curves`, and
         the list `warnings`. A score is {"value", "low", "high", "matched", "floor"}; `matched` and `floor` are
         {"value", "low", "high"}: mean and range over repeats of one random half of the real pictures against as many
-        synthetic ones, and against the other half. What cannot be measured is None; a class with pictures of fewer
-        than 12 patients on either side has no `scores`. docs/fidelity.md explains each score.
+        synthetic ones made from other patients, and against the other half. What cannot be measured is None; a class
+        with pictures of fewer than 12 patients on either side has no `scores`. docs/fidelity.md explains each score.
 
     Raises
     ------
@@ -322,18 +330,41 @@ def _enough(*sides: Sample) -> bool:
 
 
 def _same_size(real: Sample, synthetic: Sample, rng: np.random.Generator, seed: int) -> tuple[Sample, Sample, Sample]:
-    """Return two halves of the real items by patient, and synthetic items, as many of each."""
+    """Return two halves of the real items by patient, and synthetic items, as many of each.
+
+    The second half has no patient of the first, so synthetic items made from patients of the first are left out too:
+    they would be nearer to it than the floor allows. Where too few others are left, they stay.
+    """
     half = _parts(2, _strata(real.labels), np.zeros(len(real)), real.patients, seed)
-    sides = real.take(half == 0), real.take(half == 1), synthetic
+    apart = synthetic.take(~np.isin(synthetic.patients, real.patients[half == 0]))
+    made = apart if len(np.unique(apart.patients)) >= FEWEST // 2 else synthetic
+    sides = real.take(half == 0), real.take(half == 1), made
     size = min(map(len, sides))
-    one, other, made = (side.take(_thinned(side.labels, size, rng)) for side in sides)
+    one, other, made = (side.take(_thinned(side, size, rng)) for side in sides)
     return one, other, made
 
 
-def _thinned(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return random items that keep the shares of the classes: equally spaced ones in an order by class."""
-    order = np.lexsort((rng.permutation(len(labels)), _strata(labels)))
-    return order[np.floor((np.arange(size) + rng.random()) * len(labels) / size).astype(int)]
+def _thinned(side: Sample, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return random items that keep the shares of the classes and have as many patients as possible.
+
+    Pictures of, or made from, one patient are alike, so repeated patients would count as a difference from the others.
+    """
+    classes = _strata(side.labels)
+    wanted = np.sort(classes)[np.floor((np.arange(size) + rng.random()) * len(classes) / size).astype(int)]
+    shuffled = rng.permutation(len(classes))
+    turn = np.empty(len(classes))  # 0 for a patient's first item, 1 for the second ...
+    turn[shuffled] = _occurrence(side.patients[shuffled])
+    order = np.lexsort((rng.permutation(len(classes)), turn, classes))
+    return order[_occurrence(classes[order]) < np.bincount(wanted, minlength=classes.max() + 1)[classes[order]]]
+
+
+def _occurrence(values: np.ndarray) -> np.ndarray:
+    """Return for each value how many equal ones come before it."""
+    order = np.argsort(values, kind="stable")
+    _, first, number = np.unique(values[order], return_index=True, return_inverse=True)
+    before = np.empty(len(values), dtype=int)
+    before[order] = np.arange(len(values)) - first[number]
+    return before
 
 
 def _like(pattern: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

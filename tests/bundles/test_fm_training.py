@@ -90,6 +90,8 @@ def test_network_refuses_what_does_not_divide_and_other_masks(network_class: Any
     network = network_class(channels=(32, 64), attention_levels=(False, True))
     with pytest.raises(ConfigError, match=r"pictures are \(30, 32\); expected sides that are multiples of 8"):
         network(torch.zeros(1, 1, 30, 32))
+    with pytest.raises(ConfigError, match="class number 7 is asked for; known are 0 to 3, or -1"):
+        network(torch.zeros(1, 1, 32, 32), y=torch.tensor([7]))
     with pytest.raises(ConfigError, match="masks have 2 channels; expected 4"):
         network(torch.zeros(1, 1, 32, 32), mask=torch.zeros(1, 2, 32, 32))
 
@@ -149,6 +151,15 @@ def test_resumed_training_ends_with_the_same_bits(
         for part in ("network", "average") if name == "last.pt" else (None,):
             one, other = (expected, got) if part is None else (expected[part], got[part])
             assert all(torch.equal(one[key], other[key]) for key in one), (name, part)
+
+
+def test_resume_with_more_epochs_keeps_to_the_longer_schedule(train_flow: Callable[..., None], tmp_path: Path) -> None:
+    train_flow(max_epochs=1, preview_interval=99)
+    before = torch.load(tmp_path / "last.pt", weights_only=True)["lr_scheduler"]
+    train_flow(max_epochs=4, preview_interval=99, resume=True)
+    after = torch.load(tmp_path / "last.pt", weights_only=True)["lr_scheduler"]
+    assert after["t_total"] == 4 * before["t_total"]
+    assert after["_last_lr"][0] < 1e-4  # it ends near 0, as a training of four epochs does
 
 
 def _without(dataset: str, folder: Path, change: Callable[[dict[str, Any]], None]) -> str:

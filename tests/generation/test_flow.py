@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from scintikit.data import BatchAugmentation
 from scintikit.errors import ConfigError
@@ -43,6 +44,13 @@ def test_times_are_continuous_and_end_at_the_last_one(time: str) -> None:
 def test_uniform_times_of_a_batch_cover_the_path_evenly() -> None:
     t = PrepareFlow(last_time=1.0)(_batch(), "cpu")[2][0].sort().values
     assert torch.all((t * 64).floor() == torch.arange(64))
+
+
+def test_lists_of_diseases_as_torch_collates_them_stay_with_their_pictures() -> None:
+    labels = [[number % 2, number // 2 % 2, 1] for number in range(8)]
+    batch = _batch(8) | {"label": default_collate([{"label": label} for label in labels])["label"]}
+    _, _, (_, y, _), _ = PrepareFlow(condition_dropout=0.0)(batch, "cpu")
+    assert y.tolist() == labels
 
 
 def test_class_and_structures_are_forgotten_apart_and_the_field_never() -> None:

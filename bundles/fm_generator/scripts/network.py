@@ -94,7 +94,7 @@ class FlowNetwork(nn.Module):
         Raises
         ------
         ConfigError
-            If the picture's size does not divide, or the mask has other channels.
+            If the picture's size does not divide, a class is unknown, or the mask has other channels.
         """
         if x.shape[-1] % self.step or x.shape[-2] % self.step:
             raise ConfigError(f"pictures are {tuple(x.shape[-2:])}; expected sides that are multiples of {self.step}")
@@ -119,6 +119,8 @@ class FlowNetwork(nn.Module):
         if y is None:
             result[:, -1] = 1
         elif y.ndim == 1:
+            if int(y.max()) >= self.classes:
+                raise ConfigError(f"class number {int(y.max())} is asked for; known are 0 to {self.classes - 1}, or -1")
             result.scatter_(1, y.long().remainder(self.classes + 1)[:, None], 1)  # -1 becomes the last column
         else:
             unknown = y[:, :1] < 0
