@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator
 
 from scintikit.errors import ReportError
 from scintikit.files import write_atomic
@@ -123,7 +124,7 @@ def _figures(
         threshold = result["thresholds"][measure]
         drawn[measure] = Picture(
             f"{label[0].upper()}{label[1:]}, for the nearest training picture. Flagged: left of the threshold "
-            f"{threshold:.3g}.",
+            f"{threshold:.3g}; the first bar holds all that is nearer still.",
             distances(table[measure].to_numpy(), held_out[measure], threshold, label),
             f"Histograms of {label}, synthetic and held-out; threshold {threshold:.3g}.",
         )
@@ -171,15 +172,15 @@ def distances(synthetic: np.ndarray, held_out: np.ndarray, threshold: float, lab
     figure = Figure(figsize=(HALF, 0.86 * HALF), layout="constrained")
     axes = figure.subplots()
     floor = 0.5 * min(threshold, float(held_out.min()))  # what is nearer stands in the first bin
-    values = {"held-out": held_out.clip(floor), "synthetic": synthetic.clip(floor)}
+    values = {"held-out": held_out.astype(float).clip(floor), "synthetic": synthetic.astype(float).clip(floor)}
     edges = np.geomspace(floor, 1.02 * max(map(np.max, values.values())), 41)
     for (name, value), colour, fill in zip(values.items(), (HELD_OUT, SYNTHETIC), (True, False), strict=True):
         shares = np.histogram(value, edges)[0] / len(value)
         axes.stairs(shares, edges, color=colour, fill=fill, alpha=0.3 if fill else 1, linewidth=1.8, label=name)
     axes.axvline(threshold, **THRESHOLD)
     axes.set(xlabel=label, ylabel="share of pictures")
-    _log_scale(axes)
-    axes.legend(loc="upper left")
+    _log_scale(axes, (1, 2, 5))
+    axes.legend(loc="upper left", frameon=True, facecolor="white", edgecolor="none", framealpha=0.85)
     axes.grid(True)
     return figure
 
@@ -190,21 +191,21 @@ def nearness(table: pd.DataFrame, held_out: Mapping[str, np.ndarray], thresholds
     figure = Figure(figsize=(HALF, 0.86 * HALF), layout="constrained")
     axes = figure.subplots()
     for name, group, colour, marker in (("held-out", held_out, HELD_OUT, "o"), ("synthetic", table, SYNTHETIC, "^")):
-        distance = np.asarray(group["distance"]).clip(1e-4)
+        distance = np.asarray(group["distance"]).clip(1e-3)
         axes.scatter(distance, group["ratio"], s=9, c=colour, marker=marker, alpha=0.5, linewidths=0, label=name)
     axes.axvline(thresholds["distance"], **THRESHOLD)
     axes.axhline(thresholds["ratio"], **THRESHOLD)
     axes.set(ylim=(0, 1.02), xlabel=MEASURES["distance"], ylabel=MEASURES["ratio"])
-    _log_scale(axes)
+    _log_scale(axes, (1,))
     axes.legend(loc="upper left", markerscale=2)
     axes.grid(True)
     return figure
 
 
-def _log_scale(axes: Axes) -> None:
-    axes.set_xscale("log")
+def _log_scale(axes: Axes, digits: tuple[int, ...]) -> None:
+    axes.set_xscale("log", subs=[])
+    axes.xaxis.set_major_locator(LogLocator(subs=digits))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
 
 
 def _headline(

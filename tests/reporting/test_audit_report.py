@@ -12,6 +12,7 @@ import pytest
 
 from scintikit.errors import ReportError
 from scintikit.reporting import audit_report
+from scintikit.reporting.audit import distances
 
 RESULT: dict[str, Any] = {
     "synthetic": 30,
@@ -113,6 +114,12 @@ def test_no_source_and_an_exact_copy(
     exact = table.assign(distance=0.0, ratio=np.nan)
     page = audit_report(tmp_path / "a.html", RESULT | {"with_source": 0}, exact, held_out, pairs)
     assert "<dd>n/a<small>" in page.read_text()
+
+
+def test_histograms_hold_every_picture_copies_too() -> None:
+    made, held_out = np.array([0, 1e-7, 0.2, 0.3], np.float32), np.array([0.1, 0.3, 0.4], np.float32)
+    steps = distances(made, held_out, 0.02, "distance").axes[0].patches
+    assert [step.get_data().values.sum() for step in steps] == pytest.approx([1, 1])
 
 
 @pytest.mark.parametrize("count", [0, 31])
