@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import shutil
 import signal
@@ -88,6 +89,8 @@ def test_dataset_with_other_labels_is_refused(train: Callable[..., None], tiny_d
 
 
 class _Validation:
+    metric_cmp_fn = staticmethod(operator.gt)
+
     """Stands for an evaluator with a metric per epoch."""
 
     def __init__(self, metrics: list[float]) -> None:
