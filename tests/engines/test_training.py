@@ -89,9 +89,9 @@ def test_dataset_with_other_labels_is_refused(train: Callable[..., None], tiny_d
 
 
 class _Validation:
-    metric_cmp_fn = staticmethod(operator.gt)
-
     """Stands for an evaluator with a metric per epoch."""
+
+    metric_cmp_fn = staticmethod(operator.gt)
 
     def __init__(self, metrics: list[float]) -> None:
         self.metrics = metrics
