@@ -20,6 +20,7 @@ from tools import audit as module
 from tools.audit import audit, drop_items
 
 RECIPE = {"command": "generate", "seed": 0}
+QUANTILE = 0.98  # ten held-out pictures cannot tell what one in a thousand would be like
 
 
 def write_copy(source: str, target: Path, rng: np.random.Generator) -> None:
@@ -90,7 +91,7 @@ def copy(made: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def audited(tiny_dataset: str, made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audited")
-    audit(tiny_dataset, str(made), output=str(folder))
+    audit(tiny_dataset, str(made), quantile=QUANTILE, output=str(folder))
     return folder
 
 
@@ -102,7 +103,7 @@ def test_copies_are_flagged_and_other_patients_are_not(audited: Path) -> None:
     assert sorted(numbers["flagged_items"]) == COPIES
     assert (numbers["flagged"], numbers["synthetic"], numbers["held_out"]) == (4, 16, 10)
     assert numbers["flagged_by"]["ratio"] == 4
-    assert numbers["expected_false_alarms"] == pytest.approx(0.016)
+    assert numbers["expected_false_alarms"] == pytest.approx(0.32)
     assert "only 10 held-out" in numbers["warnings"][0]
 
 
@@ -116,7 +117,7 @@ def test_numbers_say_what_was_compared_and_how(audited: Path, tiny_dataset: str,
     assert told["extractor"]["name"] == "random"
     assert len(told["extractor"]["sha256"]) == 64
     assert {"scintikit", "preprocessing"} <= set(told)
-    assert numbers["quantile"] == 0.999
+    assert numbers["quantile"] == QUANTILE
     assert set(numbers["thresholds"]) == {"distance", "ratio", "feature_distance"}
     ratios = numbers["distributions"]["ratio"]
     assert ratios["synthetic"]["0"] < numbers["thresholds"]["ratio"] < ratios["held_out"]["0"]
@@ -144,9 +145,9 @@ def test_page_and_summary(
     assert "Does made repeat thyroid-tiny-0?" in (audited / "audit.html").read_text()
     assert len(list((audited / "audit_figures").glob("*.png"))) == 5
     before = load_dataset(made).sha256
-    audit(tiny_dataset, str(made), output=str(tmp_path / "x" / "one.json"))
+    audit(tiny_dataset, str(made), quantile=QUANTILE, output=str(tmp_path / "x" / "one.json"))
     shown = capsys.readouterr().out
-    assert "flagged 4 of 16 synthetic scintigrams; expected false alarms: at most 0.0" in shown
+    assert "flagged 4 of 16 synthetic scintigrams; expected false alarms: at most 0.3" in shown
     own = pd.read_csv(audited / "audit.csv")["nearest_is_source"].sum()
     assert f"source of the mask: {own} of 16" in shown
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == [
@@ -162,7 +163,7 @@ def test_page_and_summary(
 def test_drop_leaves_a_whole_dataset_that_its_maker_takes_for_complete(
     tiny_dataset: str, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    audit(tiny_dataset, str(copy), drop=True)
+    audit(tiny_dataset, str(copy), quantile=QUANTILE, drop=True)
     dataset = load_dataset(copy)
     assert [item["id"] for item in load_datalist(copy, "training")] == [f"fm_{number:04d}" for number in range(4, 16)]
     assert len(list(copy.glob("images/*"))) == len(list(copy.glob("masks/*"))) == 12
@@ -171,7 +172,7 @@ def test_drop_leaves_a_whole_dataset_that_its_maker_takes_for_complete(
     assert synthetic_writer(copy).complete
     assert not (copy / "dropping.json").exists()
     before = dataset.sha256
-    audit(tiny_dataset, str(copy), drop=True)
+    audit(tiny_dataset, str(copy), quantile=QUANTILE, drop=True)
     assert "dropped 0 from" in capsys.readouterr().out
     assert load_dataset(copy).sha256 == before
 
@@ -179,7 +180,7 @@ def test_drop_leaves_a_whole_dataset_that_its_maker_takes_for_complete(
 def test_composed_dataset_keeps_what_is_real(tiny_dataset: str, made: Path, tmp_path: Path) -> None:
     whole = compose([tiny_dataset, made], tmp_path / "whole")
     before = len(list(whole.glob("images/*")))
-    audit(str(whole), str(whole), drop=True)
+    audit(str(whole), str(whole), quantile=QUANTILE, drop=True)
     items = load_datalist(whole, "training")
     assert len(items) == 38 + 12
     assert not {item["id"] for item in items} & set(COPIES)
