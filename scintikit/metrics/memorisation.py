@@ -202,7 +202,10 @@ def lower_tail_threshold(reference: ArrayLike, rate: float) -> float:
     The nearest of many neighbours lies nearer than x with a probability that goes like a power of x (the extreme value
     distribution of minima), whose exponent is the number of dimensions in which pictures differ. It is estimated from
     the lowest tenth of the reference (Hill, Annals of Statistics 1975; Levina and Bickel, NeurIPS 2004), so that the
-    threshold needs not be one of the few smallest distances, which scatter, and may lie below all of them.
+    threshold needs not be one of the few smallest distances, which scatter, and may lie below all of them. What so few
+    distances leave open about the exponent is allowed for: the threshold is the quantile of the predictive
+    distribution (the exponent's posterior under a flat prior of its scale is a gamma distribution, which makes the
+    predictive a Pareto of the logarithm), so that the rate holds on average over references, however short.
 
     Parameters
     ----------
@@ -224,8 +227,8 @@ def lower_tail_threshold(reference: ArrayLike, rate: float) -> float:
     edge, tail = values[count], values[:count].clip(min=np.finfo(float).tiny)
     if rate * len(values) >= count:
         raise MetricError(f"The rate of false alarms is {rate}; expected one below {count / len(values):.3f}.")
-    exponent = count / np.log(edge / tail).sum().clip(min=1e-9)
-    return float(edge * (rate * len(values) / count) ** (1 / exponent))
+    spread = np.log(edge / tail).sum()
+    return float(edge * np.exp(-spread * ((rate * len(values) / count) ** (-1 / count) - 1)))
 
 
 def _prepare(pictures: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
