@@ -4,7 +4,7 @@ from scintikit.engines.batch import PrepareImages
 from scintikit.engines.calibration import calibrate, load_calibration
 from scintikit.engines.checkpoint import Checkpoints
 from scintikit.engines.device import pick_device, pick_dtype
-from scintikit.engines.distributed import start_processes
+from scintikit.engines.distributed import start_processes, stop_processes
 from scintikit.engines.gradcam import grad_cam
 from scintikit.engines.handlers import (
     CaptureFeatures,
@@ -38,4 +38,5 @@ __all__ = [
     "pick_dtype",
     "prepare_network",
     "start_processes",
+    "stop_processes",
 ]

@@ -29,3 +29,13 @@ def start_processes() -> torch.device:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
     return device
+
+
+def stop_processes() -> None:
+    """Wait for the processes of the group, then leave it.
+
+    Only one of them previews, measures and writes. Another that ended meanwhile, with the group's threads still
+    running, was now and then aborted on its way out, which torchrun takes for the failure of all.
+    """
+    dist.barrier()
+    dist.destroy_process_group()
