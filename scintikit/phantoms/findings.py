@@ -11,16 +11,20 @@ from scintikit.phantoms.patients import CLASSES, Patient
 ENLARGED_ML = 22.0  # a gland above this volume is a goiter, about the upper limit in adults (WHO: 18 to 25)
 HIGH_PERCENT, LOW_PERCENT, ABSENT_PERCENT = 3.0, 0.4, 0.1  # limits of the pertechnetate uptake
 ABSENT = "absent"  # then nothing of the gland's shape can be said
+LARGER_LOBE = 1.25  # a lobe that covers this many times the other's area makes the gland asymmetric
+HIGH_BACKGROUND, LOW_BACKGROUND = 15.0, 120.0  # below and above this multiple of soft tissue lies the gland's activity
 
 
 def findings(patient: Patient) -> dict[str, Any]:
     """Return the report of a patient as plain data.
 
     Keys: class, form, uptake ("increased", "normal", "reduced", "absent"), uptake_percent, size ("enlarged", "normal"),
-    volume_ml [right, left], pyramidal_lobe, pattern ("homogeneous", "patchy"), nodules (a list of side, pole, kind,
-    diameter_mm; the largest first).
+    volume_ml [right, left], larger_lobe ("right", "left", None), pyramidal_lobe, pattern ("homogeneous", "patchy"),
+    background ("high", "moderate", "low") and salivary_glands ("brighter", "fainter"), both compared with the gland,
+    nodules (a list of side, pole, kind, diameter_mm; the largest first).
     """
     strength = float(np.sqrt((patient.ripple[:, 0] ** 2).sum() / 2))
+    salivary = float(np.mean([concentration for _, concentration in patient.organs[:4]]))
     nodules = [
         {"side": n.side, "pole": n.pole, "kind": n.kind, "diameter_mm": round(n.diameter_mm, 1)}
         for n in patient.nodules
@@ -32,8 +36,11 @@ def findings(patient: Patient) -> dict[str, Any]:
         "uptake_percent": round(patient.uptake_percent, 3),
         "size": "enlarged" if sum(patient.volume_ml) > ENLARGED_ML else "normal",
         "volume_ml": [round(volume, 1) for volume in patient.volume_ml],
+        "larger_lobe": _larger_lobe(*(lobe.semi_axes[0] * lobe.semi_axes[1] for lobe in patient.lobes)),
         "pyramidal_lobe": patient.pyramidal,
         "pattern": "patchy" if strength > 0.25 else "homogeneous",
+        "background": _background(patient.tissue / patient.background),
+        "salivary_glands": "brighter" if salivary > patient.tissue else "fainter",
         "nodules": nodules,
     }
 
@@ -42,8 +49,9 @@ def prompt(found: dict[str, Any], rng: np.random.Generator) -> str:
     """Word the findings as one English sentence; the phrasing varies with `rng`, what is said does not.
 
     Every prompt names the class and the uptake; a nodular goiter's also the number of nodules, and of each of the first
-    two its kind, side and pole.
+    two its kind, side and pole. Salivary glands may lie outside a small field of view.
     """
+    later = rng.spawn(1)[0]  # leaves `rng` as it is, from which simulations go on
     opening = _one_of(
         rng,
         "Anterior thyroid scintigram",
@@ -64,7 +72,26 @@ def prompt(found: dict[str, Any], rng: np.random.Generator) -> str:
         parts.append(_one_of(rng, "patchy distribution", "inhomogeneous distribution"))
     if found["pyramidal_lobe"] and found["uptake"] != ABSENT:
         parts.append(_one_of(rng, "pyramidal lobe", "visible pyramidal lobe"))
+    if found["larger_lobe"] and found["uptake"] != ABSENT and not found["nodules"]:
+        side = found["larger_lobe"]
+        parts.append(_one_of(later, f"{side} lobe larger", f"asymmetric with a larger {side} lobe"))
+    if found["background"] != "moderate":
+        parts.append(_one_of(later, f"{found['background']} background", f"{found['background']} background activity"))
+    if found["salivary_glands"] == "brighter":
+        parts.append(
+            _one_of(later, "salivary glands brighter than the thyroid", "salivary activity above that of the thyroid")
+        )
     return ", ".join(parts)
+
+
+def _larger_lobe(right: float, left: float) -> str | None:
+    if max(right, left) < LARGER_LOBE * min(right, left):
+        return None
+    return "right" if right > left else "left"
+
+
+def _background(contrast: float) -> str:
+    return "high" if contrast < HIGH_BACKGROUND else "low" if contrast > LOW_BACKGROUND else "moderate"
 
 
 def _uptake(percent: float) -> str:

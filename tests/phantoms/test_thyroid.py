@@ -139,6 +139,55 @@ def test_prompt_counts_every_nodule_and_names_the_pyramidal_lobe() -> None:
         assert ("pyramidal lobe" in text) == (patient.pyramidal and patient.uptake_percent >= 0.1)
 
 
+def everybody(number: int) -> list[tuple[Patient, str]]:
+    """Return patients of all classes with their prompts."""
+    found = [patient for label in range(len(CLASSES)) for patient in patients(label, number)]
+    return [(patient, prompt(findings(patient), np.random.default_rng(k))) for k, patient in enumerate(found)]
+
+
+def test_larger_lobe_is_the_one_that_covers_more() -> None:
+    said = set()
+    for patient, text in everybody(60):
+        if "lobe larger" not in text and "asymmetric" not in text:
+            continue
+        side = "right" if "right lobe" in text else "left"
+        lobes = look(replace(thyroid_only(patient), bridges=patient.bridges[:1]), X, Y).mask > 0
+        right, left = lobes[X < -3].sum(), lobes[X > 3].sum()
+        assert (right > left) == (side == "right")
+        said.add(side)
+    assert said == {"right", "left"}
+
+
+def test_background_and_salivary_glands_are_as_bright_as_the_prompt_says() -> None:
+    """Both are compared with the gland where it is thick, in the activity that reaches the camera."""
+    beside, above = (np.abs(np.abs(X) - 42) < 4) & (np.abs(Y) < 15), Y < -45
+    contrasts: dict[str, list[float]] = {}
+    salivary: dict[bool, list[float]] = {}
+    for patient, text in everybody(25):
+        if patient.nodules:
+            continue
+        seen = look(patient, X, Y)
+        activity = seen.slabs.sum(0)
+        gland = np.quantile(activity[seen.mask > 0], 0.8)
+        level = next((word for word in ("high", "low") if f"{word} background" in text), "moderate")
+        contrasts.setdefault(level, []).append(gland / np.median(activity[beside]))
+        salivary.setdefault("salivary" in text, []).append(np.quantile(activity[above], 0.999) / gland)
+    assert max(contrasts["high"]) < min(contrasts["low"])
+    assert np.median(contrasts["high"]) < np.median(contrasts["moderate"]) < np.median(contrasts["low"])
+    assert np.mean(np.array(salivary[True]) > 1) > 0.9
+    assert np.mean(np.array(salivary[False]) < 1) > 0.9
+
+
+def test_prompt_leaves_the_random_numbers_as_simple_words_did() -> None:
+    """What is drawn after the prompt, the acquisition, must not change with what else a prompt says."""
+    found = findings(patients(3, 1)[0])
+    plain = found | {"larger_lobe": None, "background": "moderate", "salivary_glands": "fainter"}
+    rich = found | {"larger_lobe": "left", "background": "high", "salivary_glands": "brighter"}
+    one, other = np.random.default_rng(1), np.random.default_rng(1)
+    assert prompt(plain, one) != prompt(rich, other)
+    assert one.random() == other.random()
+
+
 def test_words_vary_and_repeat() -> None:
     found = findings(patients(0, 1)[0])
     texts = [prompt(found, np.random.default_rng(k)) for k in range(20)]
