@@ -23,7 +23,6 @@ import argparse
 import copy
 import io
 import itertools
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -38,6 +37,7 @@ from monai.networks.schedulers import DDIMScheduler, RFlowScheduler, Scheduler
 from torch import nn
 
 from benchmarks.common import machine, take_turns, versions
+from scintikit.bundles import enter
 from scintikit.engines import pick_device
 from scintikit.files import write_json
 from scintikit.generation import CameraFields, measure_training
@@ -64,7 +64,7 @@ MOTFM = {
 def bundle(dataset: str, folder: Path) -> ConfigParser:
     """Return the parsed inference.json."""
     root = find_bundle("fm_generator")
-    sys.path.insert(1, str(root))  # as monai.bundle does for a run
+    enter(root)
     parser = ConfigParser()
     parser.read_config(str(root / "configs" / "inference.json"))
     parser.update({"dataset_dir": dataset, "ckpt_dir": str(folder)})

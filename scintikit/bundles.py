@@ -31,3 +31,17 @@ def find_root(name: str) -> str:
         f"the bundle {name!r} is nowhere on sys.path nor in {package_parent / 'bundles'}; "
         "give its folder as --bundle_root"
     )
+
+
+def enter(root: Path) -> None:
+    """Let `scripts` mean the modules of the bundle at `root`, as it does in a process of its own.
+
+    Every bundle calls its modules so, and Python keeps the first that it imported.
+    """
+    place = str(root.resolve())
+    sys.path[:] = [other for other in sys.path if other != place]
+    sys.path.insert(1, place)
+    loaded = sys.modules.get("scripts")
+    if loaded is not None and str(root.resolve() / "scripts") not in list(loaded.__path__):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
+            del sys.modules[name]

@@ -46,6 +46,26 @@ def tiny_model(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_autoencoder(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `autoencoder.pt` of an sd_generator's autoencoder trained for three epochs, one with adversary."""
+    from tools.run import run
+
+    folder = tmp_path_factory.mktemp("autoencoder")
+    run(
+        "sd_generator",
+        "training",
+        overlay="train_autoencoder",
+        dataset_dir=tiny_dataset,
+        ckpt_dir=str(folder),
+        log_dir=str(folder / "runs"),
+        max_epochs=3,
+        adversarial_warmup=2,
+        batch_size=8,
+    )
+    return folder
+
+
 @pytest.fixture
 def train(tiny_dataset: str, tmp_path: Path) -> Callable[..., None]:
     """Train thyroid_cls on the tiny dataset into `tmp_path`; options as keywords."""

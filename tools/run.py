@@ -14,6 +14,7 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
+from scintikit.bundles import enter
 from scintikit.errors import ConfigError, did_you_mean, find_cause
 
 BUNDLES = Path(__file__).resolve().parent.parent / "bundles"
@@ -41,6 +42,7 @@ def run(bundle: str, task: str, overlay: str | tuple[str, ...] = (), **overrides
     # MONAI announces an optional GPU decoder that it does not find; our reader does not use it.
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
     root = find_bundle(bundle)
+    enter(root)
     overlays = (overlay,) if isinstance(overlay, str) else tuple(overlay)
     files, run_id = find_configs(root, task, overlays)
     kind = "train" if files[0].stem == "train" else "infer"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ class CaptureFeatures:
 
 
 class TensorBoardImages:
-    """Show the first images of an epoch's first batch, as the network gets them, in TensorBoard.
+    """Show the first images of an epoch's first batch, as the network gets them or makes them, in TensorBoard.
 
     Parameters
     ----------
@@ -114,13 +115,23 @@ class TensorBoardImages:
         How many images.
     interval
         Every how many epochs.
+    keys
+        Of the trainer's output; pictures under several keys are shown in pairs.
     """
 
-    def __init__(self, writer: Any, tag: str = "train/images", count: int = 16, interval: int = 5) -> None:
+    def __init__(
+        self,
+        writer: Any,
+        tag: str = "train/images",
+        count: int = 16,
+        interval: int = 5,
+        keys: Sequence[str] = ("image",),
+    ) -> None:
         self.writer = writer
         self.tag = tag
         self.count = count
         self.interval = interval
+        self.keys = keys
 
     def attach(self, engine: Workflow) -> None:
         """Register with the trainer."""
@@ -130,7 +141,8 @@ class TensorBoardImages:
         """Write the images of the first batch of every `interval`-th epoch."""
         first_of_epoch = (engine.state.iteration - 1) % engine.state.epoch_length == 0
         if first_of_epoch and (engine.state.epoch - 1) % self.interval == 0:
-            images = engine.state.output["image"][: self.count].float().clamp(0, 1).cpu()
+            shown = torch.stack([engine.state.output[key][: self.count] for key in self.keys], dim=1).flatten(0, 1)
+            images = shown.float().clamp(0, 1).cpu()
             self.writer.add_images(self.tag, images, engine.state.epoch)
 
 

@@ -46,3 +46,11 @@ def unstabilise(picture: torch.Tensor, level: torch.Tensor | float) -> torch.Ten
     d = 2 * (picture.clamp(min=0) * ((level + _OFFSET).sqrt() - zero) + zero)
     root = math.sqrt(1.5)
     return (d**2 / 4 + root / 4 / d - 11 / 8 / d**2 + 5 / 8 * root / d**3 - 1 / 8).clamp(min=0)
+
+
+def grain_deviation(level: torch.Tensor) -> torch.Tensor:
+    """Return the standard deviation of Poisson grain in pictures stabilised at these levels, where counts are many.
+
+    The Anscombe transform 2 root(counts + 3/8) has variance 1.
+    """
+    return 0.5 / ((level + _OFFSET).sqrt() - math.sqrt(_OFFSET))

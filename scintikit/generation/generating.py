@@ -168,13 +168,17 @@ class Generation:
 
 
 def code_sha256(network: torch.nn.Module) -> str:
-    """Return the sha256 of the code that generates: this package, and the module of the network."""
-    files = sorted(Path(__file__).parent.glob("*.py")) + [Path(inspect.getfile(type(network)))]
+    """Return the sha256 of the code that generates: this package, and the modules beside the network's."""
+    files = [*_modules(Path(__file__)), *_modules(Path(inspect.getfile(type(network))))]
     digest = hashlib.sha256()
     for path in files:
         # A checkout on Windows may have other line ends.
         digest.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
     return digest.hexdigest()
+
+
+def _modules(path: Path) -> list[Path]:
+    return sorted(path.parent.glob("*.py"))
 
 
 class _Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torch.utils.data import default_collate
 
 from scintikit.generation.counts import stabilise, unstabilise
 from scintikit.generation.flow import batch_labels
-from scintikit.generation.sampler import FlowSampler
+from scintikit.generation.sampler import Sampler
 from scintikit.generation.statistics import label_key
+from scintikit.generation.text import Tokenizer
 from scintikit.metrics.features import random_features
 from scintikit.metrics.fidelity import kid
 
@@ -21,7 +23,7 @@ BATCH = 32
 
 
 class PreviewSamples:
-    """Draw scintigrams for the classes and masks of held-out patients; show them in TensorBoard, with their KID.
+    """Draw scintigrams for the labels, prompts and masks of held-out patients; show them in TensorBoard, with a KID.
 
     The grid shows real scintigrams and, below each, the one drawn for its class, mask and count level, from the same
     noise each time. KID is measured on features of a random network, which is always at hand, and its expectation is 0
@@ -32,7 +34,7 @@ class PreviewSamples:
     writer
         A TensorBoard SummaryWriter, shared with the other handlers.
     network
-        The flow, usually the moving average.
+        Flow or denoiser, usually the moving average.
     dataset
         Preprocessed items; some spread over it are used.
     sampler
@@ -43,6 +45,10 @@ class PreviewSamples:
         Pictures behind the KID.
     shown
         Pictures in the grid.
+    tokenizer
+        For the prompts of a model that has them.
+    noise_shape
+        Of one picture's noise; None: that of the picture.
     """
 
     def __init__(
@@ -50,10 +56,12 @@ class PreviewSamples:
         writer: Any,
         network: torch.nn.Module,
         dataset: Dataset,
-        sampler: FlowSampler,
+        sampler: Sampler,
         interval: int = 5,
         count: int = 128,
         shown: int = 16,
+        tokenizer: Tokenizer | None = None,
+        noise_shape: Sequence[int] | None = None,
     ) -> None:
         self.writer = writer
         self.network = network
@@ -62,6 +70,8 @@ class PreviewSamples:
         self.interval = interval
         self.count = count
         self.shown = shown
+        self.tokenizer = tokenizer
+        self.noise_shape = noise_shape
 
     def attach(self, engine: Workflow) -> None:
         """Register with the trainer."""
@@ -93,9 +103,13 @@ class PreviewSamples:
             batch = default_collate(
                 [{key: i[key] for key in ("image", "mask", "label", "level")} for i in items[start : start + BATCH]]
             )
-            noise = torch.randn(batch["image"].shape, generator=generator)
-            conditions = (batch_labels(batch["label"]), batch["mask"], batch["level"])
-            pictures = self.sampler(noise.to(device), self.network, *(c.to(device) for c in conditions))
+            shape = batch["image"].shape if self.noise_shape is None else (len(batch["image"]), *self.noise_shape)
+            noise = torch.randn(shape, generator=generator)
+            conditions = {"y": batch_labels(batch["label"]), "mask": batch["mask"], "level": batch["level"]}
+            if self.tokenizer is not None:
+                conditions["tokens"] = self.tokenizer([item["prompt"] for item in items[start : start + BATCH]])
+            conditions = {name: value.to(device) for name, value in conditions.items()}
+            pictures = self.sampler(noise.to(device), self.network, **conditions)
             level = batch["level"].float()[:, None, None, None]
             drawn.append(
                 stabilise(torch.poisson(unstabilise(pictures.float().cpu(), level), generator=generator), level)

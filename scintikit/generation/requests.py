@@ -19,8 +19,13 @@ from scintikit.errors import ConfigError, DatasetError
 from scintikit.generation.masks import Deformation, draw_deformation, vary_mask
 from scintikit.generation.records import record_path
 from scintikit.generation.statistics import TrainingStatistics, label_key
+from scintikit.generation.text import Tokenizer
 
 _NOISE, _GRAIN = 1, 2
+#: What sampling can start from instead of noise alone.
+STARTS = (None, "image", "mask")
+#: How bright gland, hot and cold nodules are in a picture of a mask; further structures as the gland.
+MASK_BRIGHTNESS = (0.6, 1.0, 0.3)
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Request:
         Of the camera: rows and columns, and pixel spacing (row, column) in mm.
     structures
         Soft one-hot `(M, H, W)` as the network sees them; None without a mask.
+    prompt
+        The source's words; None without.
     coverage
         `(H, W)` share of each model pixel in the camera's field of view.
     field
@@ -54,6 +61,7 @@ class Request:
     matrix: tuple[int, int]
     pixel_mm: tuple[float, float]
     structures: torch.Tensor | None
+    prompt: str | None
     coverage: torch.Tensor
     field: torch.Tensor
 
@@ -94,14 +102,20 @@ class RequestBatches(Dataset):
     mask_variation
         Strength of the masks' random deformation, about 1; 0 turns it off.
     use_masks
-        Give the network masks; without them it knows the class and the camera's field of view alone.
+        Give the network masks; without them it knows of the anatomy nothing but the camera's field of view.
+    start
+        Lend also a picture to start from: the source's "image", or one of its "mask"; None: from noise.
+    tokenizer
+        Lend also the source's prompt, in tokens; None: no prompts.
+    noise_shape
+        Of one item's noise; None: that of its picture.
 
     Raises
     ------
     ConfigError
         If a number is out of range.
     DatasetError
-        If masks are wanted and a class has none.
+        If masks are wanted and a class has none, or prompts and an item has none.
     """
 
     def __init__(
@@ -114,27 +128,38 @@ class RequestBatches(Dataset):
         seed: int = 0,
         mask_variation: float = 1.0,
         use_masks: bool = True,
+        start: str | None = None,
+        tokenizer: Tokenizer | None = None,
+        noise_shape: Sequence[int] | None = None,
     ) -> None:
         for name, value, least in (("per_class", per_class, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} is {value!r}; expected a whole number of at least {least}")
         if mask_variation < 0:
             raise ConfigError(f"mask_variation is {mask_variation}; expected 0 (none) or more, about 1")
+        if start not in STARTS:
+            raise ConfigError(f"start is {start!r}; expected one of {', '.join(map(str, STARTS))}")
         self.statistics = statistics
         self.per_class = per_class
         self.batch_size = batch_size
         self.seed = seed
         self.mask_variation = float(mask_variation)
         self.use_masks = use_masks
+        self.start = start
+        self.tokenizer = tokenizer
+        self.noise_shape = noise_shape
         # Half the precision of a soft mask is plenty, and it halves what a large dataset takes.
         # A Compose within a Compose counts as random for CacheDataset and would not be cached.
-        light = Compose([transform, DeleteItemsd("image"), CastToTyped("mask", torch.float16)]).flatten()
+        spare = [] if start == "image" else [DeleteItemsd("image")]
+        light = Compose([transform, *spare, CastToTyped("mask", torch.float16)]).flatten()
         self.sources = CacheDataset(data, light, runtime_cache=True, progress=False)
-        self.choices = _by_label(data, use_masks)
+        self.choices = _by_label(data, use_masks or start == "mask")
+        if tokenizer is not None:
+            _check_prompts(data)
 
     def recipe(self) -> dict[str, Any]:
         """Return what decides the items, apart from the sources."""
-        names = ("per_class", "batch_size", "seed", "mask_variation", "use_masks")
+        names = ("per_class", "batch_size", "seed", "mask_variation", "use_masks", "start")
         return {name: getattr(self, name) for name in names}
 
     def check(self) -> None:
@@ -174,17 +199,28 @@ class RequestBatches(Dataset):
         return range(number * self.batch_size, min((number + 1) * self.batch_size, self.count))
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """Return a batch: `image` (noise), `mask`, `label` and `level`, filled up, `requests` and its `number`."""
-        requests, masks = zip(*(self._request(index) for index in self.indices(number)), strict=True)
+        """Return a batch: `image` (noise) and `conditions`, both filled up, `requests` and its `number`.
+
+        The conditions are arguments of a sampler: `y` `(B,)` or `(B, classes)`, `mask` `(B, M + 1, H, W)`, `level`
+        `(B,)`; with a start `start` `(B, C, H, W)`, with a tokenizer `tokens` `(B, L)`.
+        """
+        requests, masks, starts = zip(*(self._request(index) for index in self.indices(number)), strict=True)
         filled = [min(place, len(requests) - 1) for place in range(self.batch_size)]
-        shape = (self.image_channels, *masks[0].shape[1:])
+        shape = self.noise_shape or (self.image_channels, *masks[0].shape[1:])
+        conditions = {
+            "y": torch.tensor([requests[place].source["label"] for place in filled]),
+            "mask": torch.stack([masks[place] for place in filled]),
+            "level": torch.tensor([requests[place].level for place in filled]),
+        }
+        if self.start is not None:
+            conditions["start"] = torch.stack([starts[place] for place in filled])
+        if self.tokenizer is not None:
+            conditions["tokens"] = self.tokenizer([requests[place].prompt for place in filled])
         return {
             "number": number,
             "requests": list(requests),
             "image": torch.stack([noise(self.seed, requests[place].index, 0, shape) for place in filled]),
-            "mask": torch.stack([masks[place] for place in filled]),
-            "label": torch.tensor([requests[place].source["label"] for place in filled]),
-            "level": torch.tensor([requests[place].level for place in filled]),
+            "conditions": conditions,
         }
 
     @cached_property
@@ -192,13 +228,14 @@ class RequestBatches(Dataset):
         """Number of views."""
         return len(self.statistics.settings["views"])
 
-    def _request(self, index: int) -> tuple[Request, torch.Tensor]:
-        """Draw an item, and its mask `(M + 1, H, W)`."""
+    def _request(self, index: int) -> tuple[Request, torch.Tensor, torch.Tensor | None]:
+        """Draw an item, its mask `(M + 1, H, W)`, and the picture `(C, H, W)` that it starts from."""
         rng = np.random.default_rng((self.seed, index))
         place = int(rng.choice(self.choices[index // self.per_class]))
         item = self.sources.data[place]
         level = float(rng.choice(self.statistics.levels(item["label"], item["centre"])))
-        deformation = draw_deformation(self.mask_variation, rng) if self.use_masks else None
+        has_mask = self.use_masks or self.start == "mask"
+        deformation = draw_deformation(self.mask_variation, rng) if has_mask else None
         source = self.sources[place]
         # In a file's header the spacing has a few decimals; float32 has noise behind them.
         rows, columns = source["matrix"].tolist()
@@ -206,8 +243,11 @@ class RequestBatches(Dataset):
         mask = source["mask"].float()
         spacing = self.statistics.settings["spacing_mm"]
         mask = vary_mask(mask, deformation, (row_mm, column_mm) if spacing is None else (spacing, spacing))
+        start = source["image"] if self.start == "image" else None
+        if self.start == "mask":
+            start = mask_picture(mask[:-1], self.image_channels)
         if not self.use_masks:
-            mask[:-1] = 0
+            mask = torch.cat([torch.zeros_like(mask[:-1]), mask[-1:]])
         request = Request(
             index=index,
             source=item,
@@ -216,10 +256,28 @@ class RequestBatches(Dataset):
             matrix=(rows, columns),
             pixel_mm=(row_mm, column_mm),
             structures=mask[:-1] if self.use_masks else None,
+            prompt=item.get("prompt") if self.tokenizer is not None else None,
             coverage=mask[-1],
             field=self.statistics.field(item["centre"], (rows, columns)),
         )
-        return request, mask
+        return request, mask, start
+
+
+def mask_picture(structures: torch.Tensor, views: int) -> torch.Tensor:
+    """Return a plain picture `(views, H, W)` of soft one-hot structures `(M, H, W)`."""
+    further = MASK_BRIGHTNESS[:1] * len(structures)
+    brightness = torch.tensor((MASK_BRIGHTNESS + further)[: len(structures)])
+    picture = (structures * brightness[:, None, None]).sum(dim=0, keepdim=True)
+    return picture.expand(views, -1, -1)
+
+
+def _check_prompts(data: Sequence[Item]) -> None:
+    without = [item["image"] for item in data if not item.get("prompt", "").strip()]
+    if without:
+        raise DatasetError(
+            f"{len(without)} of {len(data)} training items have no prompt, first {without[0]}; this mode draws from "
+            "prompts: add them to the dataset (a column `prompt` of the table given to `index`), or choose another mode"
+        )
 
 
 def _by_label(data: Sequence[Item], use_masks: bool) -> list[list[int]]:
@@ -245,11 +303,13 @@ class PrepareRequests(PrepareBatch):
     def __call__(
         self, batchdata: dict[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[torch.Tensor, None, tuple[Any, ...], dict[str, Any]]:
-        """Return the noise `(B, C, H, W)`, and the sampler's further arguments: labels, masks, levels, requests."""
-        x0, *further = (
-            batchdata[key].to(device, non_blocking=non_blocking) for key in ("image", "label", "mask", "level")
-        )
-        return x0.contiguous(memory_format=torch.channels_last), None, (*further, batchdata["requests"]), {}
+        """Return the noise `(B, C, H, W)`, and by name the conditions and requests."""
+        x0 = batchdata["image"].to(device, non_blocking=non_blocking)
+        conditions = {
+            name: value.to(device, non_blocking=non_blocking) for name, value in batchdata["conditions"].items()
+        }
+        further = {**conditions, "requests": batchdata["requests"]}
+        return x0.contiguous(memory_format=torch.channels_last), None, (), further
 
 
 class MissingBatches(Sampler[int]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from scintikit.engines.device import pick_dtype
 from scintikit.engines.inferer import AutocastInferer
 from scintikit.errors import ConfigError
+from scintikit.generation.counts import grain_deviation
 from scintikit.generation.quality import QualityGate
 from scintikit.generation.requests import Request, noise
 from scintikit.generation.solvers import check_solver, integrate
@@ -112,7 +113,7 @@ class FlowSampler(Inferer):
             v = self.forward(x, network, times, y, mask)
             if self.guidance == 1:
                 return v
-            null = self.forward(x, network, times, None, _without_structures(mask))
+            null = self.forward(x, network, times, None, None if mask is None else without_structures(mask))
             return null + self.guidance * (v - null)
 
         # Every picture has a time of its own: the solver counts the share of its way, of which `ends` is the length.
@@ -125,17 +126,28 @@ class FlowSampler(Inferer):
         """Return the time `(B,)` of each picture's last evaluation."""
         if level is None or not self.grain_ratio:
             return inputs.new_full((len(inputs),), self.last_time)
-        # The network's pictures reach from -1 to 1, in which stabilised grain is 1 / (root(level + 3/8) - root(3/8)).
-        grain = 1 / ((level.to(inputs) + 0.375).sqrt() - 0.375**0.5)
+        # The network's pictures reach from -1 to 1, twice as far as stabilised ones.
+        grain = 2 * grain_deviation(level.to(inputs))
         return (1 / (1 + self.grain_ratio * grain)).clamp(max=self.last_time)
 
 
-def _without_structures(mask: torch.Tensor | None) -> torch.Tensor | None:
-    if mask is None:
-        return None
+def without_structures(mask: torch.Tensor) -> torch.Tensor:
+    """Return masks `(B, M + 1, H, W)` of which the last channel, the camera's field of view, is left."""
     field = torch.zeros_like(mask)
     field[:, -1] = mask[:, -1]
     return field
+
+
+class Sampler(Protocol):
+    """Draws pictures."""
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], **conditions: Any) -> torch.Tensor:
+        """Return pictures `(B, C, H, W)` from noise and conditions, of which some may not matter to it."""
+        ...
+
+    def recipe(self, device: torch.device) -> dict[str, Any]:
+        """Return what decides the pictures' bits, apart from network and noise."""
+        ...
 
 
 class Drawn(NamedTuple):
@@ -174,7 +186,7 @@ class PlausibleSampler(Inferer):
         How often an item may be drawn again.
     """
 
-    def __init__(self, sampler: FlowSampler, gate: QualityGate, seed: int = 0, attempts: int = 3) -> None:
+    def __init__(self, sampler: Sampler, gate: QualityGate, seed: int = 0, attempts: int = 3) -> None:
         super().__init__()
         self.sampler = sampler
         self.gate = gate
@@ -189,14 +201,12 @@ class PlausibleSampler(Inferer):
         self,
         inputs: torch.Tensor,
         network: Callable[..., torch.Tensor],
-        y: torch.Tensor,
         mask: torch.Tensor,
-        level: torch.Tensor,
         requests: Sequence[Request],
-        **kwargs: Any,
+        **conditions: Any,
     ) -> Drawn:
         """Return the pictures of `requests`, whose first noise is `inputs`; items beyond them only fill the batch."""
-        pictures = self.sampler(inputs, network, y, mask, level)
+        pictures = self.sampler(inputs, network, mask=mask, **conditions)
         redrawn: list[list[str]] = [[] for _ in requests]
         refused = self.gate(pictures, mask)[: len(requests)]
         for redraw in range(1, self.attempts + 1):
@@ -207,6 +217,6 @@ class PlausibleSampler(Inferer):
             for place in failed:
                 redrawn[place].append(refused[place])
                 inputs[place] = noise(self.seed, requests[place].index, redraw, inputs.shape[1:]).to(inputs)
-            pictures[failed] = self.sampler(inputs, network, y, mask, level)[failed]
+            pictures[failed] = self.sampler(inputs, network, mask=mask, **conditions)[failed]
             refused = self.gate(pictures, mask)[: len(requests)]
         return Drawn(pictures, redrawn, refused)

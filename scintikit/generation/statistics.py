@@ -36,6 +36,7 @@ def measure_training(
     settings: dict[str, Any],
     fields: CameraFields | None = None,
     rank: int = 0,
+    further: Mapping[str, Any] | None = None,
 ) -> Path:
     """Measure the training pictures that `model.pt` has seen; write `generation.pt` beside it and return its path.
 
@@ -54,6 +55,8 @@ def measure_training(
         The cameras' fields of view; None: every camera sees its whole matrix.
     rank
         Process rank in distributed training; only rank 0 works.
+    further
+        What else the generation needs to know.
     """
     path = Path(ckpt_dir) / FILE_NAME
     if rank != 0:
@@ -75,6 +78,7 @@ def measure_training(
         "gate": plausible_limits({name: torch.cat(values) for name, values in statistics.items()}),
         "diversity": {key: value.distance for key, value in diversity.items()},
         "fields": {} if fields is None else fields.by_centre,
+        **(further or {}),
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -128,6 +132,11 @@ class TrainingStatistics:
     def diversity(self) -> dict[str, float]:
         """Root mean square distance between the training pictures of each label."""
         return self.content["diversity"]
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The words of the prompts that the model was trained with."""
+        return self.content["vocabulary"]
 
     def field(self, centre: str, matrix: Sequence[int]) -> torch.Tensor:
         """Return the field of view of a centre's camera, `(rows, columns)`, 1 inside."""

@@ -32,6 +32,8 @@ from scintikit.generation.statistics import TrainingStatistics, label_key
 
 FORMATS = ("dcm", "nii.gz", "png")
 NOTICE = "Synthetic, not for clinical use"
+#: What an item's origin tells of how it was sampled.
+SAMPLING = ("mode", "steps", "solver", "guidance", "strength")
 
 
 class ExpectedCounts(Transform):
@@ -40,7 +42,8 @@ class ExpectedCounts(Transform):
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return the data with `density` `(B, C, H, W)`."""
         pictures = data["pred"].pictures
-        return {**data, "density": unstabilise(pictures, data["level"].to(pictures)[:, None, None, None])}
+        level = data["conditions"]["level"].to(pictures)
+        return {**data, "density": unstabilise(pictures, level[:, None, None, None])}
 
 
 class WriteBatches:
@@ -198,8 +201,10 @@ class SyntheticFiles:
             item["mask"] = f"masks/{name}.nii.gz"
             labels = mask_on_camera(request.structures, request.matrix, request.pixel_mm, spacing)
             self._save(item["mask"], np.broadcast_to(labels, counts.shape), request)  # the same for every view
+        if request.prompt is not None:
+            item["prompt"] = request.prompt
         deformation = None if request.deformation is None else asdict(request.deformation)
-        settings = {key: recipe[key] for key in ("steps", "solver", "guidance")}
+        settings = {key: recipe[key] for key in SAMPLING if key in recipe}
         return item | {
             "patient": source["patient"],
             "centre": source["centre"],

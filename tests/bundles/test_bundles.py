@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 
+from scintikit.bundles import enter
 from tools.run import BUNDLES
 
 NAMES = sorted(path.parent.parent.name for path in BUNDLES.glob("*/configs/metadata.json"))
@@ -26,10 +28,23 @@ SCHEMA = REPOSITORY / "tests" / "data_files" / "meta_schema_20240725.json"
 
 
 @pytest.fixture(params=NAMES)
-def configs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+def configs(request: pytest.FixtureRequest) -> Path:
     """The folder `configs` of each bundle in turn, whose `scripts` can be imported as in a run of the bundle."""
-    monkeypatch.syspath_prepend(str(BUNDLES / request.param))
+    enter(BUNDLES / request.param)
     return BUNDLES / request.param / "configs"
+
+
+@pytest.fixture
+def earlier_stage(configs: Path, request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """Put what `training` builds upon, if the bundle trains in two stages, into a folder of weights."""
+
+    def put(folder: Path) -> None:
+        if (configs / "train_autoencoder.json").is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(request.getfixturevalue("tiny_autoencoder") / "autoencoder.pt", folder)
+            enter(configs.parent)  # training the stage may have been another bundle's run
+
+    return put
 
 
 def _metadata_but(configs: Path, tmp_path: Path, **change: object) -> str:
@@ -146,7 +161,10 @@ def test_onnx_export_agrees_with_torch(tiny_model: Path, tmp_path: Path) -> None
 @pytest.mark.distributed
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_two_processes_train_one_epoch(configs: Path, tiny_dataset: str, tmp_path: Path) -> None:
+def test_two_processes_train_one_epoch(
+    configs: Path, earlier_stage: Callable[[Path], None], tiny_dataset: str, tmp_path: Path
+) -> None:
+    earlier_stage(tmp_path)
     files = [str(configs / "train.json"), str(configs / "multi_gpu_train.json")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
     command += ["monai.bundle", "run", "training", "--config_file", str(files), "--max_epochs", "1"]
@@ -168,8 +186,13 @@ def test_two_processes_train_one_epoch(configs: Path, tiny_dataset: str, tmp_pat
     assert not any(name.startswith("module.") for name in torch.load(tmp_path / "model.pt", weights_only=True))
 
 
-def test_federated_client_trains_one_round(configs: Path, tiny_dataset: str, tmp_path: Path) -> None:
-    shutil.copytree(configs.parent, tmp_path / "app", ignore=shutil.ignore_patterns("models", "runs", "eval"))
+def test_federated_client_trains_one_round(
+    configs: Path, earlier_stage: Callable[[Path], None], tiny_dataset: str, tmp_path: Path
+) -> None:
+    earlier_stage(tmp_path / "app" / "models")
+    shutil.copytree(
+        configs.parent, tmp_path / "app", ignore=shutil.ignore_patterns("models", "runs", "eval"), dirs_exist_ok=True
+    )
     train = tmp_path / "app" / "configs" / "train.json"
     config = json.loads(train.read_text())
     train.write_text(json.dumps(config | {"dataset_dir": tiny_dataset, "batch_size": 8}))

@@ -22,6 +22,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import Dataset
 
 import scintikit.files
+from scintikit.bundles import enter
 from scintikit.data import DatasetWriter, compose, load_dataset
 from scintikit.dicom import read_scintigram, write_scintigram
 from scintikit.engines.calibration import file_sha256, load_weights
@@ -31,7 +32,6 @@ from scintikit.generation.quality import picture_statistics
 from tools.run import BUNDLES, run
 
 CONFIGS = BUNDLES / "fm_generator" / "configs"
-CONDITIONS = ("label", "mask", "level")
 SMALL: dict[str, Any] = {
     "image_size": [64, 64],
     "spacing_mm": 4.8,
@@ -42,7 +42,7 @@ RUN: dict[str, Any] = {**SMALL, "per_class": 6, "batch_size": 5, "steps": 2, "de
 
 
 def _parser(folder: Path, dataset: str, **items: Any) -> ConfigParser:
-    sys.path.insert(1, str(CONFIGS.parent))  # as monai.bundle does for a run
+    enter(CONFIGS.parent)
     parser = ConfigParser()
     parser.read_config(str(CONFIGS / "inference.json"))
     parser.update({"dataset_dir": dataset, "ckpt_dir": str(folder)} | RUN | items)
@@ -321,8 +321,8 @@ def _drawn(parser: ConfigParser) -> dict[str, torch.Tensor]:
     load_weights(network, parser.get_parsed_content("ckpt_dir") + "/model.pt")
     batch = parser.get_parsed_content("dataset")[0]
     with torch.no_grad():
-        pictures = sampler(batch["image"], network, *(batch[key] for key in CONDITIONS))
-    return picture_statistics(pictures, batch["mask"])
+        pictures = sampler(batch["image"], network, **batch["conditions"])
+    return picture_statistics(pictures, batch["conditions"]["mask"])
 
 
 def test_generator_without_a_plausible_picture_stops(
@@ -459,18 +459,19 @@ def test_samples_do_not_depend_on_their_batch(model: Path, tiny_dataset: str) ->
     load_weights(network, model / "model.pt")
     first, second = (parser.get_parsed_content("dataset")[number] for number in (0, 1))
     order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
-    mixed = {key: torch.cat([first[key][:4], second[key][4:]])[order] for key in ("image", *CONDITIONS)}
+    first, second = ({"inputs": batch["image"], **batch["conditions"]} for batch in (first, second))
+    mixed = {key: torch.cat([first[key][:4], second[key][4:]])[order] for key in first}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.no_grad():
-        a, b, c = (sampler(v["image"], network, *(v[key] for key in CONDITIONS)) for v in (first, second, mixed))
+        a, b, c = (sampler(network=network, **values) for values in (first, second, mixed))
     torch.set_num_threads(threads)
     assert torch.equal(torch.cat([a[:4], b[4:]])[order], c)
     assert not torch.equal(a, b)
 
 
 def test_config_has_every_property_without_a_model(tiny_dataset: str, tmp_path: Path) -> None:
-    sys.path.insert(1, str(CONFIGS.parent))
+    enter(CONFIGS.parent)
     workflow = ConfigWorkflow(
         str(CONFIGS / "inference.json"), workflow_type="infer", dataset_dir=tiny_dataset, output_dir=str(tmp_path / "D")
     )

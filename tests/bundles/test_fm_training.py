@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from scintikit.bundles import enter
 from scintikit.data import load_dataset
 from scintikit.errors import ConfigError, DatasetError
 from tools.run import BUNDLES, run
@@ -35,12 +35,11 @@ def train_flow(tiny_dataset: str, tmp_path: Path) -> Callable[..., None]:
 
 
 @pytest.fixture
-def network_class() -> Iterator[Any]:
-    sys.path.insert(0, str(BUNDLES / "fm_generator"))
+def network_class() -> Any:
+    enter(BUNDLES / "fm_generator")
     from scripts.network import FlowNetwork
 
-    yield FlowNetwork
-    sys.path.remove(str(BUNDLES / "fm_generator"))
+    return FlowNetwork
 
 
 def _randomised(network: torch.nn.Module) -> torch.nn.Module:

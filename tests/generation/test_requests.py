@@ -61,7 +61,7 @@ def _items(batches: RequestBatches) -> list[tuple[Any, ...]]:
     for number in range(len(batches)):
         batch = batches[number]
         for place, request in enumerate(batch["requests"]):
-            tensors = (batch[key][place].tolist() for key in ("image", "mask", "label", "level"))
+            tensors = (value[place].tolist() for value in (batch["image"], *batch["conditions"].values()))
             found.append((request.index, request.source["id"], request.level, request.deformation, *tensors))
     return found
 
@@ -88,16 +88,17 @@ def test_every_class_gets_its_share_and_sources_of_its_own() -> None:
 def test_last_batch_is_filled_up() -> None:
     last = _batches()[3]
     assert len(last["requests"]) == 3
-    for key in ("image", "mask", "label", "level"):
-        assert len(last[key]) == 4
-        assert torch.equal(last[key][3], last[key][2])
-    x0, label, (y, mask, level, requests), _ = PrepareRequests()(last, CPU)
+    assert list(last["conditions"]) == ["y", "mask", "level"]
+    for values in (last["image"], *last["conditions"].values()):
+        assert len(values) == 4
+        assert torch.equal(values[3], values[2])
+    x0, label, none, conditions = PrepareRequests()(last, CPU)
     assert label is None
+    assert none == ()
     assert torch.equal(x0, last["image"])
-    assert torch.equal(y, last["label"])
-    assert torch.equal(mask, last["mask"])
-    assert torch.equal(level, last["level"])
-    assert requests is last["requests"]
+    assert conditions.pop("requests") is last["requests"]
+    assert all(torch.equal(value, last["conditions"][name]) for name, value in conditions.items())
+    assert set(conditions) == set(last["conditions"])
 
 
 def test_masks_vary_and_can_be_left_out() -> None:
@@ -110,8 +111,9 @@ def test_masks_vary_and_can_be_left_out() -> None:
             exact = _preprocess(same.source)["mask"][:-1]
             assert torch.equal(same.structures, exact)
             assert (request.structures - exact).abs().max() > 0.3
-        assert not bare[number]["mask"][:, :-1].any()
-        assert bare[number]["mask"][:, -1].all()
+        mask = bare[number]["conditions"]["mask"]
+        assert not mask[:, :-1].any()
+        assert mask[:, -1].all()
 
 
 def test_sources_are_read_once() -> None:

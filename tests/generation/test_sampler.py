@@ -102,7 +102,7 @@ class Gate:
         return ["" if value > 0 else "dark" for value in pictures[:, 0, 0, 0].tolist()]
 
 
-def _identity(inputs: torch.Tensor, network: Any, y: Any, mask: Any, level: Any) -> torch.Tensor:
+def _identity(inputs: torch.Tensor, network: Any, **conditions: Any) -> torch.Tensor:
     return inputs.clone()
 
 
@@ -114,7 +114,7 @@ def test_refused_pictures_are_drawn_again_in_their_place() -> None:
     requests = [SimpleNamespace(index=index) for index in range(40, 70)]
     x0 = torch.stack([noise(0, request.index, 0, (1, 8, 8)) for request in requests] + [torch.ones(1, 8, 8)] * 2)
     drawn = PlausibleSampler(_identity, Gate(), seed=0, attempts=3)(
-        x0, None, None, torch.zeros(32, 1, 8, 8), None, requests
+        x0, None, mask=torch.zeros(32, 1, 8, 8), requests=requests
     )
     assert len(drawn.redrawn) == len(drawn.refused) == 30
     for place, request in enumerate(requests):

@@ -1,0 +1,127 @@
+"""Prompts as numbers: which words there are, and how a prompt becomes tokens."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Protocol
+
+import torch
+
+from scintikit.errors import ConfigError, DatasetError
+
+logger = logging.getLogger(__name__)
+
+PAD, START, UNKNOWN = 0, 1, 2
+_SPECIAL = 3
+_WORD = re.compile(r"[^\W_]+(?:[-'./][^\W_]+)*|,")
+
+
+class Tokenizer(Protocol):
+    """Turns prompts into token numbers."""
+
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Return tokens `(B, L)`, int64; those of "" stand for no prompt."""
+        ...
+
+
+class HasVocabulary(Protocol):
+    """Knows the words a model was trained with, `scintikit.generation.TrainingStatistics` for instance."""
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """The words, in the order of their numbers."""
+        ...
+
+
+def words(prompt: str) -> list[str]:
+    """Return the words of a prompt in lower case; a comma is a word too, for it parts the statements."""
+    return _WORD.findall(prompt.lower())
+
+
+def count_words(prompts: Iterable[str], size: int) -> list[str]:
+    """Return the vocabulary of the prompts: the most frequent words, at most `size` - 3, in a fixed order."""
+    counter = Counter(word for prompt in prompts for word in words(prompt))
+    ranked = sorted(counter, key=lambda word: (-counter[word], word))
+    return ranked[: size - _SPECIAL]
+
+
+class WordTokenizer:
+    """Give each word of a vocabulary a number; 0 pads, 1 starts every prompt, 2 is any other word.
+
+    A grammar of a few hundred words needs no sub-words, and whole words can be listed in a model card.
+
+    Parameters
+    ----------
+    vocabulary
+        The words; or something that returns them on first use, so that a config resolves without a model.
+    length
+        Tokens of a prompt, the start included.
+    strict
+        Refuse prompts that are longer or hold an unknown word, instead of a warning.
+
+    Raises
+    ------
+    ConfigError
+        If the length leaves no room for a word.
+    """
+
+    def __init__(self, vocabulary: Sequence[str] | HasVocabulary, length: int = 64, strict: bool = False) -> None:
+        if length < 2:
+            raise ConfigError(f"the context has {length} tokens; expected at least 2")
+        self._vocabulary = vocabulary
+        self.length = length
+        self.strict = strict
+        self._told: set[str] = set()
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """The words; the first has number 3."""
+        found = self._vocabulary
+        return list(found if isinstance(found, Sequence) else found.vocabulary)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of each word."""
+        return {word: number for number, word in enumerate(self.vocabulary, _SPECIAL)}
+
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Return tokens `(B, length)`, int64.
+
+        Raises
+        ------
+        DatasetError
+            With `strict`, if a prompt is too long or holds an unknown word.
+        """
+        tokens = torch.full((len(prompts), self.length), PAD)
+        for row, prompt in zip(tokens, prompts, strict=True):
+            found = words(prompt)
+            self._judge(prompt, found)
+            numbers = [START, *(self.numbers.get(word, UNKNOWN) for word in found)][: self.length]
+            row[: len(numbers)] = torch.tensor(numbers)
+        return tokens
+
+    def _judge(self, prompt: str, found: list[str]) -> None:
+        """Tell once, or refuse, what the network will not see of a prompt."""
+        cut = found[self.length - 1 :]
+        unknown = [word for word in found if word not in self.numbers]
+        if not cut and not unknown:
+            return
+        faults = [f"its last {len(cut)} of {len(found)} words do not fit, from {cut[0]!r} on"] if cut else []
+        if unknown:
+            faults.append(f"the model has not learned {', '.join(map(repr, dict.fromkeys(unknown)))}")
+        fault = f"prompt {prompt!r}: {'; '.join(faults)}"
+        if self.strict:
+            raise DatasetError(f"{fault}. Shorten or reword it, or give --strict False")
+        if prompt not in self._told:
+            self._told.add(prompt)
+            logger.warning("%s", fault)
+
+
+def mirrored(prompt: str) -> str:
+    """Return what a prompt says of the picture mirrored left to right."""
+    other = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
+    return re.sub(r"\b([Ll]eft|[Rr]ight)\b", lambda match: other[match[0]], prompt)
