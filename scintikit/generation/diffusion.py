@@ -18,6 +18,8 @@ from scintikit.errors import ConfigError
 from scintikit.generation.sampler import without_structures
 
 SOLVERS = ("dpm", "ddim")
+#: Exponent that draws the time steps together towards the clean end.
+DENSER = 1.5
 PREDICTIONS = ("v_prediction", "epsilon")
 
 
@@ -135,7 +137,7 @@ class DiffusionSampler(Inferer):
     autoencoder
         As of the training.
     steps
-        Evaluations of the network; with guidance each is one on twice the batch.
+        Evaluations of the network, at most; with guidance each is one on twice the batch.
     guidance
         g in v = v_null + g (v_cond - v_null), where null knows neither prompt nor structures but the field of view
         (Ho and Salimans, arXiv 2207.12598); 1 is the plain conditional model.
@@ -224,9 +226,13 @@ class DiffusionSampler(Inferer):
         return self.forward(denoised, autoencoder.decode)
 
     def _times(self, strength: float) -> torch.Tensor:
-        """Return the time steps of the evaluations, from the noisiest on."""
+        """Return the time steps of the evaluations, from the noisiest to 0, denser towards the end.
+
+        With evenly spaced ones the last step is the longest in log(signal / noise): the second order gains little then.
+        """
         last = max(round(strength * self.scheduler.num_train_timesteps), 1) - 1
-        return torch.linspace(last, 0, self.steps + 1)[:-1].round().long()
+        shares = torch.linspace(1, 0, self.steps) if self.steps > 1 else torch.ones(1)
+        return (last * shares**DENSER).round().long().unique_consecutive()
 
     def _predictor(
         self, network: Callable[..., torch.Tensor], tokens: torch.Tensor | None, mask: torch.Tensor | None

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from scintikit.engines.calibration import file_sha256, load_measured
+from scintikit.errors import ConfigError
 from scintikit.files import write_atomic
 from scintikit.generation.fields import CameraFields, field_of
 from scintikit.generation.quality import Diversity, picture_statistics, plausible_limits
@@ -57,10 +58,18 @@ def measure_training(
         Process rank in distributed training; only rank 0 works.
     further
         What else the generation needs to know.
+
+    Raises
+    ------
+    ConfigError
+        If there is no `model.pt`.
     """
     path = Path(ckpt_dir) / FILE_NAME
     if rank != 0:
         return path
+    weights = path.with_name("model.pt")
+    if not weights.is_file():
+        raise ConfigError(f"there is no {weights}: no epoch was validated; give --val_interval 1, or more --max_epochs")
     items: Any = training.dataset if isinstance(training, DataLoader) else training
     levels: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     statistics: dict[str, list[torch.Tensor]] = defaultdict(list)
@@ -72,7 +81,7 @@ def measure_training(
         for name, value in picture_statistics(picture, item["mask"][None]).items():
             statistics[name].append(value)
     content = {
-        "model_sha256": file_sha256(Path(ckpt_dir) / "model.pt"),
+        "model_sha256": file_sha256(weights),
         "settings": settings,
         "levels": {key: dict(centres) for key, centres in levels.items()},
         "gate": plausible_limits({name: torch.cat(values) for name, values in statistics.items()}),
