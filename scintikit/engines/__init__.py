@@ -8,7 +8,6 @@ from scintikit.engines.distributed import start_processes, stop_processes
 from scintikit.engines.gradcam import grad_cam
 from scintikit.engines.handlers import (
     CaptureFeatures,
-    ClipGradients,
     EpochProgress,
     SeedEpoch,
     StopOnNonFiniteLoss,
@@ -23,7 +22,6 @@ __all__ = [
     "AutocastInferer",
     "CaptureFeatures",
     "Checkpoints",
-    "ClipGradients",
     "EpochProgress",
     "EvaluationReport",
     "PrepareImages",

@@ -19,8 +19,7 @@ class AutocastInferer(Inferer):
     Parameters
     ----------
     precision
-        `"auto"`, `"bf16"`, `"fp16"` or `"fp32"`, see `pick_dtype`. Training in fp16 needs a scaled loss, which
-        the trainer's `amp` gives it.
+        `"auto"`, `"bf16"` or `"fp32"`, see `pick_dtype`.
     """
 
     def __init__(self, precision: str = "auto") -> None:
