@@ -31,3 +31,7 @@ class AutocastInferer(Inferer):
         dtype = pick_dtype(inputs.device, self.precision)
         with torch.autocast(inputs.device.type, dtype, enabled=dtype != torch.float32):
             return network(inputs, *args, **kwargs).float()
+
+    def describe(self, device: torch.device) -> str:
+        """Return the number format on a device, such as "bfloat16 on cpu"."""
+        return f"{pick_dtype(device, self.precision)} on {device.type}".removeprefix("torch.")

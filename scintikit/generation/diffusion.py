@@ -12,7 +12,6 @@ from monai.networks.schedulers import Scheduler
 from monai.networks.schedulers.scheduler import NoiseSchedules
 
 from scintikit.data.augmentation import mix_seed
-from scintikit.engines.device import pick_dtype
 from scintikit.engines.inferer import AutocastInferer
 from scintikit.errors import ConfigError
 from scintikit.generation.sampler import without_structures
@@ -193,7 +192,7 @@ class DiffusionSampler(Inferer):
             "solver": self.solver,
             "guidance": self.guidance,
             "strength": self.strength,
-            "precision": f"{pick_dtype(device, self.forward.precision)} on {device.type}".removeprefix("torch."),
+            "precision": self.forward.describe(device),
         }
 
     def __call__(

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from monai.inferers import Inferer
 
-from scintikit.engines.device import pick_dtype
 from scintikit.engines.inferer import AutocastInferer
 from scintikit.errors import ConfigError
 from scintikit.generation.counts import grain_deviation
@@ -82,7 +81,7 @@ class FlowSampler(Inferer):
             "guidance": self.guidance,
             "last_time": self.last_time,
             "grain_ratio": self.grain_ratio,
-            "precision": f"{pick_dtype(device, self.forward.precision)} on {device.type}".removeprefix("torch."),
+            "precision": self.forward.describe(device),
         }
 
     def __call__(
