@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator
 
 from scintikit.errors import ReportError
@@ -145,24 +144,28 @@ def nearest_pairs(
         Two lines for each pair.
     flagged : sequence of bool
     """
+    # Placed by hand, in inches: matplotlib's constrained layout of nested figures is not the same in every run.
     rows = -(-len(titles) // PAIRS_IN_ROW)
-    height, width = synthetic.shape[1:]
-    tile = WIDE / (3 * PAIRS_IN_ROW)
-    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.05, wspace=0, hspace=0)
-    figure = Figure(figsize=(WIDE, rows * (tile * height / width + 0.42)), layout=layout)
+    block, margin, head = WIDE / PAIRS_IN_ROW, 0.06, 0.42
+    wide = (block - 4 * margin) / 3
+    high = wide * synthetic.shape[1] / synthetic.shape[2]
+    total = rows * (high + head) + margin
+    figure = Figure(figsize=(WIDE, total))
     figure.set_facecolor("#0b0e12")
-    blocks = figure.subfigures(rows, PAIRS_IN_ROW, squeeze=False, wspace=0.02).ravel()
-    for block in blocks:
-        block.set_facecolor("none")
-    for block, made, real, title, mark in zip(blocks, synthetic, training, titles, flagged, strict=False):
-        for axes, picture in zip(block.subplots(1, 3), (made, real, None), strict=True):
+    for number, (made, real, title, mark) in enumerate(zip(synthetic, training, titles, flagged, strict=True)):
+        row, column = divmod(number, PAIRS_IN_ROW)
+        left, bottom = column * block + margin, total - (row + 1) * (high + head)
+        for place, picture in enumerate((made, real, None)):
+            corner = left + place * (wide + margin)
+            axes = figure.add_axes((corner / WIDE, bottom / total, wide / WIDE, high / total))
             if picture is None:
                 axes.imshow(made - real, cmap="RdBu_r", vmin=-DIFFERENCE, vmax=DIFFERENCE)
             else:
                 axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(visible=True, color=WRONG if mark else "#39424c", linewidth=2 if mark else 0.8)
-        block.suptitle(title, fontsize=7.5, color="#e8edf2", linespacing=1.2)
+        middle, above = (column + 0.5) / PAIRS_IN_ROW, (bottom + high + 0.05) / total
+        figure.text(middle, above, title, ha="center", fontsize=7.5, color="#e8edf2", linespacing=1.2)
     return figure
 
 
