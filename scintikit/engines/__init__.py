@@ -8,6 +8,7 @@ from scintikit.engines.distributed import start_processes, stop_processes
 from scintikit.engines.gradcam import grad_cam
 from scintikit.engines.handlers import (
     CaptureFeatures,
+    ClipGradients,
     EpochProgress,
     SeedEpoch,
     StopOnNonFiniteLoss,
@@ -22,6 +23,7 @@ __all__ = [
     "AutocastInferer",
     "CaptureFeatures",
     "Checkpoints",
+    "ClipGradients",
     "EpochProgress",
     "EvaluationReport",
     "PrepareImages",

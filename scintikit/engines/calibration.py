@@ -22,7 +22,11 @@ logger = logging.getLogger(__name__)
 
 def file_sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 24):  # weights can be larger than what memory has to spare
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def load_weights(network: torch.nn.Module, path: str | Path) -> None:

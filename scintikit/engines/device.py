@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
 
 def pick_device(name: str | None = None) -> torch.device:
     """Return the named device, or the best one at hand: CUDA, then Apple's MPS, then the CPU."""
@@ -22,19 +24,19 @@ def pick_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
     device
         Where the network runs.
     precision
-        `"bf16"`, `"fp32"`, or `"auto"`: bfloat16 where the device multiplies it in hardware, else float32. CPUs without
-        such instructions (AVX512-BF16 or AMX) emulate bfloat16 and would be slower with it.
+        `"bf16"`, `"fp16"`, `"fp32"`, or `"auto"`: bfloat16 where the device multiplies it in hardware, else
+        float32. CPUs without such instructions (AVX512-BF16 or AMX) emulate bfloat16 and would be slower with it.
 
     Raises
     ------
     ValueError
-        If `precision` is none of the three.
+        If `precision` is none of the four.
     """
-    if precision not in ("auto", "bf16", "fp32"):
-        raise ValueError(f"precision is {precision!r}; expected 'auto', 'bf16' or 'fp32'")
+    if precision not in ("auto", *DTYPES):
+        raise ValueError(f"precision is {precision!r}; expected 'auto', {', '.join(map(repr, DTYPES))}")
     if precision == "auto":
         precision = "bf16" if _multiplies_bf16(device) else "fp32"
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+    return DTYPES[precision]
 
 
 def _multiplies_bf16(device: torch.device) -> bool:

@@ -74,6 +74,31 @@ class StopOnNonFiniteLoss:
             )
 
 
+class ClipGradients:
+    """Shorten the gradients right before a step of the optimizer: after accumulation, and after fp16's scale is undone.
+
+    Parameters
+    ----------
+    optimizer
+        Whose gradients.
+    max_norm
+        Of all gradients together.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+        self.optimizer = optimizer
+        self.max_norm = max_norm
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the optimizer; no event of the trainer tells which of its iterations takes a step."""
+        self.optimizer.register_step_pre_hook(self)
+
+    def __call__(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Clip."""
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        torch.nn.utils.clip_grad_norm_(weights, self.max_norm)
+
+
 class CaptureFeatures:
     """Add the input of one layer, such as the features `(B, D)` before the classifier, to an evaluator's output.
 

@@ -19,7 +19,8 @@ class AutocastInferer(Inferer):
     Parameters
     ----------
     precision
-        `"auto"`, `"bf16"` or `"fp32"`, see `pick_dtype`.
+        `"auto"`, `"bf16"`, `"fp16"` or `"fp32"`, see `pick_dtype`. Training in fp16 needs a scaled loss, which
+        the trainer's `amp` gives it.
     """
 
     def __init__(self, precision: str = "auto") -> None:

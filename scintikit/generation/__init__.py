@@ -11,6 +11,13 @@ from scintikit.generation.items import generator_items
 from scintikit.generation.latents import LatentDataset
 from scintikit.generation.masks import Deformation, draw_deformation, vary_mask
 from scintikit.generation.modes import pick_mode
+from scintikit.generation.pretrained import (
+    PretrainedAutoencoder,
+    PretrainedDenoiser,
+    PretrainedFolder,
+    PretrainedTokenizer,
+    pretrained_scheduler,
+)
 from scintikit.generation.preview import PreviewSamples
 from scintikit.generation.quality import QualityGate
 from scintikit.generation.requests import MissingBatches, PrepareRequests, RequestBatches
@@ -38,6 +45,10 @@ __all__ = [
     "PrepareFlow",
     "PreparePictures",
     "PrepareRequests",
+    "PretrainedAutoencoder",
+    "PretrainedDenoiser",
+    "PretrainedFolder",
+    "PretrainedTokenizer",
     "PreviewSamples",
     "QualityGate",
     "RequestBatches",
@@ -56,6 +67,7 @@ __all__ = [
     "measure_latents",
     "measure_training",
     "pick_mode",
+    "pretrained_scheduler",
     "stabilise",
     "unstabilise",
     "vary_mask",

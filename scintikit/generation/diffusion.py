@@ -15,6 +15,7 @@ from scintikit.data.augmentation import mix_seed
 from scintikit.engines.inferer import AutocastInferer
 from scintikit.errors import ConfigError
 from scintikit.generation.sampler import without_structures
+from scintikit.generation.text import Tokenizer
 
 SOLVERS = ("dpm", "ddim")
 #: Exponent that draws the time steps together towards the clean end.
@@ -50,15 +51,20 @@ class PrepareDiffusion(PrepareBatch):
     ----------
     scheduler
         Knows the noise of each time step and its `prediction_type`.
+    tokenizer
+        Of the prompts; knows the tokens of no prompt.
     prompt_dropout
         Probability with which a sample's prompt is replaced by none.
     mask_dropout
         Probability with which its structures are.
     """
 
-    def __init__(self, scheduler: Scheduler, prompt_dropout: float = 0.1, mask_dropout: float = 0.5) -> None:
+    def __init__(
+        self, scheduler: Scheduler, tokenizer: Tokenizer, prompt_dropout: float = 0.1, mask_dropout: float = 0.5
+    ) -> None:
         _check_prediction(scheduler)
         self.scheduler = scheduler
+        self.tokenizer = tokenizer
         self.prompt_dropout = prompt_dropout
         self.mask_dropout = mask_dropout
         self.generator = torch.Generator().manual_seed(0)
@@ -89,7 +95,7 @@ class PrepareDiffusion(PrepareBatch):
 
     def _forget_prompt(self, tokens: torch.Tensor) -> torch.Tensor:
         forget = torch.rand(len(tokens), generator=self.generator) < self.prompt_dropout
-        return torch.where(forget.to(tokens.device)[:, None], without_prompt(tokens), tokens)
+        return torch.where(forget.to(tokens.device)[:, None], without_prompt(tokens, self.tokenizer), tokens)
 
     def _forget_structures(self, mask: torch.Tensor) -> torch.Tensor:
         keep = torch.rand(len(mask), generator=self.generator) >= self.mask_dropout
@@ -98,11 +104,9 @@ class PrepareDiffusion(PrepareBatch):
         return mask * kept.to(mask)[:, :, None, None]
 
 
-def without_prompt(tokens: torch.Tensor) -> torch.Tensor:
-    """Return the tokens `(B, L)` of no prompt: a start, then padding."""
-    empty = torch.zeros_like(tokens)
-    empty[:, 0] = tokens[:, 0]
-    return empty
+def without_prompt(tokens: torch.Tensor, tokenizer: Tokenizer) -> torch.Tensor:
+    """Return the tokens `(B, L)` of no prompt, as many as these."""
+    return tokenizer([""]).to(tokens).expand_as(tokens)
 
 
 class Autoencoder(Protocol):
@@ -131,9 +135,7 @@ class DiffusionSampler(Inferer):
 
     Parameters
     ----------
-    scheduler
-        As of the training.
-    autoencoder
+    scheduler, autoencoder, tokenizer
         As of the training.
     steps
         Evaluations of the network, at most; with guidance each is one on twice the batch.
@@ -159,6 +161,7 @@ class DiffusionSampler(Inferer):
         self,
         scheduler: Scheduler,
         autoencoder: Autoencoder,
+        tokenizer: Tokenizer,
         steps: int = 25,
         guidance: float = 2.0,
         strength: float = 0.8,
@@ -176,6 +179,7 @@ class DiffusionSampler(Inferer):
             raise ConfigError(f"solver is {solver!r}; choose one of {', '.join(SOLVERS)}")
         self.scheduler = scheduler
         self.autoencoder = autoencoder
+        self.tokenizer = tokenizer
         self.steps = steps
         self.guidance = float(guidance)
         self.strength = float(strength)
@@ -241,7 +245,7 @@ class DiffusionSampler(Inferer):
         def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             if self.guidance == 1:
                 return self.forward(x, network, t, tokens, mask)
-            null_tokens = None if tokens is None else torch.cat([tokens, without_prompt(tokens)])
+            null_tokens = None if tokens is None else torch.cat([tokens, without_prompt(tokens, self.tokenizer)])
             null_mask = None if mask is None else torch.cat([mask, without_structures(mask)])
             both = self.forward(torch.cat([x, x]), network, torch.cat([t, t]), null_tokens, null_mask)
             conditional, null = both.chunk(2)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from scintikit.data.contract import Item
 from scintikit.engines.calibration import file_sha256
 from scintikit.files import write_atomic
-from scintikit.generation.autoencoder import TrainedAutoencoder
+from scintikit.generation.diffusion import Autoencoder
 from scintikit.generation.text import Tokenizer, mirrored
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ BATCH = 32
 class LatentDataset(Dataset):
     """Latents, masks and tokens of a dataset's pictures, each also in augmented copies.
 
-    Encoding is the dear part, so it is done once and kept in a file beside the weights; an epoch takes one version of
+    Encoding is the dear part, so it is done once and kept in a file; an epoch takes one version of
     each picture, another one in each epoch. Every other copy is mirrored left to right, and its prompt with it.
 
     Parameters
@@ -40,9 +40,11 @@ class LatentDataset(Dataset):
     transform
         Preprocessing to `image`, `mask`, `level`, ...
     autoencoder
-        Encodes; the latents are kept beside its weights.
+        Encodes.
     tokenizer
         For the prompts.
+    ckpt_dir
+        Where the latents are kept.
     device
         Where to encode.
     augmentation
@@ -59,8 +61,9 @@ class LatentDataset(Dataset):
         self,
         data: Sequence[Item],
         transform: Callable[[Any], Any],
-        autoencoder: TrainedAutoencoder,
+        autoencoder: Autoencoder,
         tokenizer: Tokenizer,
+        ckpt_dir: str,
         device: torch.device,
         augmentation: Any = None,
         copies: int = 0,
@@ -71,6 +74,7 @@ class LatentDataset(Dataset):
         self.transform = transform
         self.autoencoder = autoencoder
         self.tokenizer = tokenizer
+        self.ckpt_dir = ckpt_dir
         self.device = device
         self.augmentation = augmentation
         self.copies = copies if augmentation is not None else 0
@@ -112,7 +116,7 @@ class LatentDataset(Dataset):
     @cached_property
     def encoded(self) -> dict[str, Any]:
         """`latents` `(versions, N, c, h, w)` float16 and `masks` `(versions, N, M + 1, h, w)` uint8, of 255."""
-        path = self.autoencoder.path.with_name(f"{self.name}.pt")
+        path = Path(self.ckpt_dir) / f"{self.name}.pt"
         key = self._key()
         if path.is_file():
             kept = torch.load(path, map_location="cpu", weights_only=True)

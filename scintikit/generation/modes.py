@@ -39,15 +39,28 @@ MODES = {
 }
 
 
-def pick_mode(name: str) -> Mode:
+def pick_mode(name: str, mask_channels: bool = True) -> Mode:
     """Return a mode by name.
+
+    Parameters
+    ----------
+    name
+        Of the mode.
+    mask_channels
+        Whether the network has channels for masks.
 
     Raises
     ------
     ConfigError
-        If there is no such mode.
+        If there is no such mode, or the network cannot do it.
     """
     try:
-        return MODES[name]
+        mode = MODES[name]
     except KeyError:
         raise ConfigError(f"there is no mode {name!r}; choose one of {', '.join(MODES)}") from None
+    if mode.use_masks and not mask_channels:
+        raise ConfigError(
+            f"mode {name} gives masks to the network, and this one has no channels for them; take sd4_plain, "
+            "which starts from a picture of the mask"
+        )
+    return mode

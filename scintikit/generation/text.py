@@ -49,6 +49,31 @@ def count_words(prompts: Iterable[str], size: int) -> list[str]:
     return ranked[: size - _SPECIAL]
 
 
+class PromptFaults:
+    """Tell once, or refuse, what a network will not see of a prompt.
+
+    Parameters
+    ----------
+    strict
+        Refuse.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
+        self._told: set[str] = set()
+
+    def __call__(self, prompt: str, faults: Sequence[str]) -> None:
+        """Judge a prompt with these faults, if any; raises `DatasetError` if strict."""
+        if not faults:
+            return
+        fault = f"prompt {prompt!r}: {'; '.join(faults)}"
+        if self.strict:
+            raise DatasetError(f"{fault}. Shorten or reword it, or give --strict False")
+        if prompt not in self._told:
+            self._told.add(prompt)
+            logger.warning("%s", fault)
+
+
 class WordTokenizer:
     """Give each word of a vocabulary a number; 0 pads, 1 starts every prompt, 2 is any other word.
 
@@ -74,8 +99,7 @@ class WordTokenizer:
             raise ConfigError(f"the context has {length} tokens; expected at least 2")
         self._vocabulary = vocabulary
         self.length = length
-        self.strict = strict
-        self._told: set[str] = set()
+        self._faults = PromptFaults(strict)
 
     @cached_property
     def vocabulary(self) -> list[str]:
@@ -99,26 +123,19 @@ class WordTokenizer:
         tokens = torch.full((len(prompts), self.length), PAD)
         for row, prompt in zip(tokens, prompts, strict=True):
             found = words(prompt)
-            self._judge(prompt, found)
+            self._faults(prompt, self._faults_of(found))
             numbers = [START, *(self.numbers.get(word, UNKNOWN) for word in found)][: self.length]
             row[: len(numbers)] = torch.tensor(numbers)
         return tokens
 
-    def _judge(self, prompt: str, found: list[str]) -> None:
-        """Tell once, or refuse, what the network will not see of a prompt."""
+    def _faults_of(self, found: list[str]) -> list[str]:
+        """Return what the network will not see of a prompt's words."""
         cut = found[self.length - 1 :]
         unknown = [word for word in found if word not in self.numbers]
-        if not cut and not unknown:
-            return
         faults = [f"its last {len(cut)} of {len(found)} words do not fit, from {cut[0]!r} on"] if cut else []
         if unknown:
             faults.append(f"the model has not learned {', '.join(map(repr, dict.fromkeys(unknown)))}")
-        fault = f"prompt {prompt!r}: {'; '.join(faults)}"
-        if self.strict:
-            raise DatasetError(f"{fault}. Shorten or reword it, or give --strict False")
-        if prompt not in self._told:
-            self._told.add(prompt)
-            logger.warning("%s", fault)
+        return faults
 
 
 def mirrored(prompt: str) -> str:

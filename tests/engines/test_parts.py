@@ -9,7 +9,7 @@ from monai.transforms import ScaleIntensity
 from monai.visualize import GradCAM
 
 from scintikit.data import BatchAugmentation, Resampled
-from scintikit.engines import AutocastInferer, PrepareImages, grad_cam, pick_device, pick_dtype
+from scintikit.engines import AutocastInferer, ClipGradients, PrepareImages, grad_cam, pick_device, pick_dtype
 
 
 def test_inferer_returns_float32_in_either_precision() -> None:
@@ -23,9 +23,24 @@ def test_inferer_returns_float32_in_either_precision() -> None:
     torch.testing.assert_close(half, full, rtol=0.05, atol=0.05)
 
 
+def test_gradients_are_clipped_when_all_of_a_step_are_there() -> None:
+    """Those of two batches that nearly cancel must not be clipped each on its own."""
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    ClipGradients(optimizer, max_norm=1.0).attach(None)
+    for slope in ([30.0, 40.0], [-29.7, -39.6]):
+        (weight @ torch.tensor(slope)).backward()
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([-0.3, -0.4]))
+    optimizer.zero_grad()
+    (weight @ torch.tensor([30.0, 40.0])).backward()
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([-0.9, -1.2]))
+
+
 def test_unknown_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="'fp16'; expected 'auto', 'bf16' or 'fp32'"):
-        pick_dtype(torch.device("cpu"), "fp16")
+    with pytest.raises(ValueError, match="'fp8'; expected 'auto', 'bf16', 'fp16', 'fp32'"):
+        pick_dtype(torch.device("cpu"), "fp8")
 
 
 def test_device_can_be_named() -> None:

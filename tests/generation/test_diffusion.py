@@ -9,7 +9,7 @@ import torch
 from monai.networks.schedulers import DDIMScheduler
 
 from scintikit.errors import ConfigError
-from scintikit.generation import DiffusionSampler, PrepareDiffusion
+from scintikit.generation import DiffusionSampler, PrepareDiffusion, WordTokenizer
 from scintikit.generation.diffusion import without_prompt
 
 SHAPE = (2, 8, 8)
@@ -17,6 +17,10 @@ SHAPE = (2, 8, 8)
 
 def _scheduler(prediction: str = "v_prediction", schedule: str = "zero_terminal_snr") -> DDIMScheduler:
     return DDIMScheduler(schedule=schedule, prediction_type=prediction, clip_sample=False)
+
+
+def _words(length: int) -> WordTokenizer:
+    return WordTokenizer(["hot", "cold"], length)
 
 
 class Plain:
@@ -35,7 +39,7 @@ class Plain:
 
 
 def _sampler(**options: Any) -> DiffusionSampler:
-    return DiffusionSampler(_scheduler(), Plain(), **({"guidance": 1.0, "precision": "fp32"} | options))
+    return DiffusionSampler(_scheduler(), Plain(), _words(2), **({"guidance": 1.0, "precision": "fp32"} | options))
 
 
 class Gaussian:
@@ -66,14 +70,14 @@ def test_schedule_ends_in_pure_noise_and_else_follows_stable_diffusion() -> None
 def test_target_and_state_give_back_latents_and_noise() -> None:
     latents, tokens = torch.randn(50, *SHAPE), torch.ones(50, 5, dtype=torch.int64)
     batch = {"image": latents, "mask": torch.ones(50, 3, 8, 8), "tokens": tokens}
-    x, v, (t, _, _), _ = PrepareDiffusion(_scheduler())(batch)
+    x, v, (t, _, _), _ = PrepareDiffusion(_scheduler(), _words(5))(batch)
     cumulated = _scheduler().alphas_cumprod[t][:, None, None, None]
     a, s = cumulated.sqrt(), (1 - cumulated).sqrt()
     torch.testing.assert_close(a * x - s * v, latents, atol=1e-5, rtol=1e-5)
     assert (s * x + a * v).std().item() == pytest.approx(1, abs=0.05)
     assert sorted((t // 20).tolist()) == list(range(50))  # one from each slice of time
 
-    x, noise, (t, _, _), _ = PrepareDiffusion(_scheduler("epsilon", "scaled_linear_beta"))(batch)
+    x, noise, (t, _, _), _ = PrepareDiffusion(_scheduler("epsilon", "scaled_linear_beta"), _words(5))(batch)
     cumulated = _scheduler("epsilon", "scaled_linear_beta").alphas_cumprod[t][:, None, None, None]
     torch.testing.assert_close(cumulated.sqrt() * latents + (1 - cumulated).sqrt() * noise, x)
 
@@ -82,7 +86,7 @@ def test_prompts_and_structures_are_forgotten_each_on_its_own() -> None:
     count = 4000
     tokens = torch.tensor([1, 7, 8, 0]).repeat(count, 1)
     batch = {"image": torch.zeros(count, 1, 1, 1), "mask": torch.ones(count, 3, 1, 1), "tokens": tokens}
-    prepare = PrepareDiffusion(_scheduler(), prompt_dropout=0.1, mask_dropout=0.5)
+    prepare = PrepareDiffusion(_scheduler(), _words(4), prompt_dropout=0.1, mask_dropout=0.5)
     _, _, (_, kept, mask), _ = prepare(batch)
     forgotten = (kept == torch.tensor([1, 0, 0, 0])).all(dim=1)
     assert (forgotten | (kept == tokens).all(dim=1)).all()
@@ -95,7 +99,7 @@ def test_prompts_and_structures_are_forgotten_each_on_its_own() -> None:
     one = prepare(batch)
     prepare.reseed(3)
     assert torch.equal(one[0], prepare(batch)[0])
-    assert without_prompt(tokens)[0].tolist() == [1, 0, 0, 0]
+    assert without_prompt(tokens, _words(4))[0].tolist() == [1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm"])
@@ -164,6 +168,6 @@ def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None
 
 def test_noise_cannot_be_predicted_from_noise_alone() -> None:
     with pytest.raises(ConfigError, match="ends in pure noise"):
-        PrepareDiffusion(_scheduler("epsilon"))
+        PrepareDiffusion(_scheduler("epsilon"), _words(2))
     with pytest.raises(ConfigError, match="prediction_type is 'sample'"):
-        PrepareDiffusion(_scheduler("sample"))
+        PrepareDiffusion(_scheduler("sample"), _words(2))
