@@ -57,16 +57,33 @@ class PrepareDiffusion(PrepareBatch):
         Probability with which a sample's prompt is replaced by none.
     mask_dropout
         Probability with which its structures are.
+    snr_gamma
+        gamma of min-SNR weighting (Hang et al., ICCV 2023): errors of the denoised latents count by min(SNR, gamma), so
+        that nearly clean states do not take most of the training. Here those times are drawn less often, which is the
+        same on average. None: no weighting, every time is drawn as often as any other.
+
+    Raises
+    ------
+    ConfigError
+        If the scheduler's prediction or `snr_gamma` is none of these.
     """
 
     def __init__(
-        self, scheduler: Scheduler, tokenizer: Tokenizer, prompt_dropout: float = 0.1, mask_dropout: float = 0.5
+        self,
+        scheduler: Scheduler,
+        tokenizer: Tokenizer,
+        prompt_dropout: float = 0.1,
+        mask_dropout: float = 0.5,
+        snr_gamma: float | None = None,
     ) -> None:
         _check_prediction(scheduler)
+        if snr_gamma is not None and not snr_gamma > 0:
+            raise ConfigError(f"snr_gamma is {snr_gamma!r}; expected more than 0, or none for no weighting")
         self.scheduler = scheduler
         self.tokenizer = tokenizer
         self.prompt_dropout = prompt_dropout
         self.mask_dropout = mask_dropout
+        self.cumulated = _time_weights(scheduler, snr_gamma).cumsum(0)
         self.generator = torch.Generator().manual_seed(0)
 
     def reseed(self, *numbers: int) -> None:
@@ -91,7 +108,9 @@ class PrepareDiffusion(PrepareBatch):
         # One time from each of `count` equal slices: the loss of a batch varies less (Kingma et al., NeurIPS 2021).
         slices = torch.randperm(count, generator=self.generator)
         u = (slices + torch.rand(count, generator=self.generator)) / count
-        return (u * self.scheduler.num_train_timesteps).long()
+        return torch.searchsorted(self.cumulated, (u * self.cumulated[-1]).to(self.cumulated), right=True).clamp(
+            max=len(self.cumulated) - 1
+        )
 
     def _forget_prompt(self, tokens: torch.Tensor) -> torch.Tensor:
         forget = torch.rand(len(tokens), generator=self.generator) < self.prompt_dropout
@@ -288,6 +307,16 @@ def _levels(scheduler: Scheduler, t: torch.Tensor) -> tuple[torch.Tensor, torch.
     """Return how much signal and how much noise a state at time steps t `(B,)` holds."""
     cumulated = scheduler.alphas_cumprod.to(t.device)[t]
     return cumulated.sqrt(), (1 - cumulated).sqrt()
+
+
+def _time_weights(scheduler: Scheduler, snr_gamma: float | None) -> torch.Tensor:
+    """Return how often each time step `(T,)` is drawn."""
+    signal = scheduler.alphas_cumprod.double()
+    if snr_gamma is None:
+        return torch.ones_like(signal)
+    # min(SNR, gamma) / SNR for an error of the noise, / (SNR + 1) for one of v; SNR = signal / noise
+    weighted = torch.minimum(signal, snr_gamma * (1 - signal))
+    return weighted if scheduler.prediction_type == "v_prediction" else weighted / signal
 
 
 def _check_prediction(scheduler: Scheduler) -> None:

@@ -82,6 +82,22 @@ def test_target_and_state_give_back_latents_and_noise() -> None:
     torch.testing.assert_close(cumulated.sqrt() * latents + (1 - cumulated).sqrt() * noise, x)
 
 
+@pytest.mark.parametrize(
+    ("prediction", "schedule"), [("v_prediction", "zero_terminal_snr"), ("epsilon", "scaled_linear_beta")]
+)
+def test_min_snr_draws_times_as_often_as_its_weights_say(prediction: str, schedule: str) -> None:
+    scheduler, gamma, count = _scheduler(prediction, schedule), 5.0, 20000
+    batch = {"image": torch.zeros(count, 1, 1, 1), "mask": torch.ones(count, 3, 1, 1), "tokens": torch.ones(count, 2)}
+    _, _, (t, _, _), _ = PrepareDiffusion(scheduler, _words(2), snr_gamma=gamma)(batch)
+    snr = scheduler.alphas_cumprod.double() / (1 - scheduler.alphas_cumprod.double())
+    weights = snr.clamp(max=gamma) / (snr + 1 if prediction == "v_prediction" else snr)
+    expected = (weights / weights.sum()).reshape(20, -1).sum(1)
+    drawn = torch.bincount(t, minlength=1000).reshape(20, -1).sum(1) / count
+    torch.testing.assert_close(drawn, expected.float(), atol=2e-4, rtol=0)
+    with pytest.raises(ConfigError, match="snr_gamma is 0"):
+        PrepareDiffusion(scheduler, _words(2), snr_gamma=0)
+
+
 def test_prompts_and_structures_are_forgotten_each_on_its_own() -> None:
     count = 4000
     tokens = torch.tensor([1, 7, 8, 0]).repeat(count, 1)
