@@ -21,6 +21,7 @@ VERBS = {
     "compose": "merge datasets",
     "fidelity": "measure how close synthetic scintigrams come to real ones",
     "audit": "find synthetic scintigrams that are copies of training images",
+    "gallery": "draw scintigrams of several datasets side by side",
     "demo": "simulate, train, evaluate, predict and generate in one go",
 }
 
