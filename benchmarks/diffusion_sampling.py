@@ -4,7 +4,8 @@
 
 Every setting draws the same number of scintigrams from the same noise and sources, and measures them with
 `tools fidelity` (against the validation split, features of a random network) and `tools audit` (nearest training
-pictures). Generated datasets stay in F; a run that was stopped goes on.
+pictures). Generated datasets stay in F; a run that was stopped goes on. A figure FILE_strength.png shows how near to
+training pictures the strengths lead.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from benchmarks.common import machine, versions
 from scintikit.data import load_dataset
 from scintikit.engines.calibration import file_sha256
 from scintikit.files import write_json
+from scintikit.reporting import save_figure
 from tools.audit import audit
 from tools.fidelity import fidelity
 from tools.run import run
@@ -69,6 +73,26 @@ def measure(given: argparse.Namespace, setting: dict[str, Any]) -> dict[str, Any
     return found
 
 
+def draw_strength(found: list[dict[str, Any]], path: Path) -> None:
+    """Draw the distance to the nearest training picture against the strength, with that of held-out pictures."""
+    figure = Figure(figsize=(5.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for mode, colour in (("sd1", "#D55E00"), ("sd3", "#009E73")):
+        curve = [item for item in found if item["mode"] == mode]
+        strengths = [item["strength"] for item in curve]
+        nearest, middle = (
+            [item["distributions"]["distance"]["synthetic"][share] for item in curve] for share in ("0.01", "0.5")
+        )
+        axes.plot(strengths, middle, "o-", color=colour, label=f"{mode}, median")
+        axes.plot(strengths, nearest, "o:", color=colour, label=f"{mode}, nearest 1 %")
+    held_out = found[0]["distributions"]["distance"]["held_out"]
+    axes.axhline(held_out["0.5"], color="#0072B2", label="patients not trained on, median")
+    axes.axhline(held_out["0.01"], color="#0072B2", linestyle=":", label="patients not trained on, nearest 1 %")
+    axes.set(xlabel="strength", ylabel="distance to the nearest training picture (1 - similarity)", ylim=(0, None))
+    axes.legend(frameon=False, loc="upper left")
+    save_figure(figure, path)
+
+
 def main() -> None:
     """Measure every setting; write the JSON after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,6 +115,8 @@ def main() -> None:
             results[group].append(measure(given, setting))
             content = {"results": results, "settings": settings, "machine": machine(), "versions": versions()}
             write_json(given.output, content)
+    if "strength" in results:
+        draw_strength(results["strength"], Path(given.output).with_name(f"{Path(given.output).stem}_strength.png"))
 
 
 if __name__ == "__main__":
