@@ -136,7 +136,7 @@ def probability(given: argparse.Namespace, items: list[dict[str, Any]], label: i
     )
     name = list(load_dataset(given.dataset).labels.values())[label]
     table = pd.read_csv(folder / "predictions.csv", dtype={"id": str})
-    table.index = pd.Index([Path(path).name for path in table["id"]])
+    table.index = pd.Index([Path(path).name.removesuffix(".dcm") for path in table["id"]])
     return table.loc[[Path(item["image"]).name.removesuffix(".dcm") for item in items], f"p_{name}"].to_numpy()
 
 
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--ckpt-dir", required=True, help="of sd_generator")
     parser.add_argument("--classifier", required=True, help="folder of a trained thyroid_cls")
     parser.add_argument("--pairs", type=int, default=100)
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--output", required=True)
     given = parser.parse_args()
     result: dict[str, Any] = {}

@@ -182,7 +182,7 @@ class DiffusionSampler(Inferer):
         autoencoder: Autoencoder,
         tokenizer: Tokenizer,
         steps: int = 25,
-        guidance: float = 2.0,
+        guidance: float = 1.5,
         strength: float = 0.8,
         solver: str = "dpm",
         mode: str = "sd2",
