@@ -8,6 +8,7 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make demo    set up .venv, simulate nine cameras, train, test and run thyroid_cls, draw synthetic scintigrams (about 10 minutes, 2 cores)"
+	@echo "make setup   .venv with everything that is needed"
 	@echo "make test    set up what is needed, check style and types, run the tests"
 	@echo "make lint    ruff and mypy only"
 	@echo "make clean   remove .venv, demo/ and caches"

@@ -31,8 +31,8 @@ def gallery(*columns: str, output: str, bundle: str = "thyroid_cls", per_class: 
     Parameters
     ----------
     columns : str
-        NAME=DATASET, the original one first; `CA` alone is a column of copies of it, flipped, rotated, shifted and
-        scaled as in the classifier's training. Training items are shown.
+        NAME=DATASET, the original one first; `CA` alone is a column of other pictures of it, flipped, rotated, shifted
+        and scaled as in the classifier's training. Training items are shown.
     output : str
         PNG file to write.
     bundle : str

@@ -287,7 +287,10 @@ def _external(external: Sequence[str], entries: Sequence[Entry], key: bytes) -> 
     names = [name if name in centres else _centre(name, key) for name in external]
     for given, name in zip(external, names, strict=True):
         if name not in centres:
-            raise DatasetError(f"no picture comes from the external centre {given!r}; there are {sorted(centres)}")
+            raise DatasetError(
+                f"no picture comes from the external centre {given!r}; there are {sorted(centres)}. Give one of "
+                "these, or the institution's name as it stands in the files"
+            )
     return sorted(names)
 
 

@@ -84,7 +84,10 @@ def _scan(root: Path, relative: str) -> Picture | str:
     if not header.usable:
         return bare_reason(header.reason, path)
     if header.synthetic:
-        return "it says that its picture is synthetic; `compose` merges synthetic datasets"
+        return (
+            "it says that its picture is simulated or synthetic; such a folder is a dataset already, and `compose` "
+            "merges datasets"
+        )
     if header.image_type not in IMAGE_TYPES:
         kind = "another" if header.image_type == "OTHER" else f"a {header.image_type}"
         return f"it is {kind} acquisition; a dataset holds static and whole-body pictures"
