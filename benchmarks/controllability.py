@@ -44,9 +44,11 @@ def area(pictures: np.ndarray) -> np.ndarray:
 
 
 def background(pictures: np.ndarray) -> np.ndarray:
-    """Return how bright (N,) the body around the gland is: the median of what is not empty and not bright."""
-    around = np.where((pictures > 0.02) & (pictures < 0.5), pictures, np.nan)
-    return np.nanmedian(around, axis=(1, 2))
+    """Return how bright (N,) the shoulders, below every gland, are beside the brightest 0.5 % of the picture."""
+    height, width = pictures.shape[-2:]
+    shoulders = pictures[:, int(0.7 * height) : int(0.86 * height), int(0.27 * width) : int(0.73 * width)]
+    brightest = np.quantile(pictures.reshape(len(pictures), -1), 0.995, axis=1)
+    return shoulders.mean(axis=(1, 2)) / brightest.clip(min=1e-9)
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,9 @@ PAIRS = {
         "diffuse goiter, increased uptake, enlarged gland", "diffuse goiter, increased uptake", (0, 0), area
     ),
     "background high / low": Pair(
-        "normal gland, normal uptake, normal size, high background",
-        "normal gland, normal uptake, normal size, low background",
-        (2, 2),
+        "nodular goiter, solitary cold nodule in the middle of the left lobe, normal uptake, high background",
+        "nodular goiter, solitary cold nodule in the middle of the left lobe, normal uptake, low background",
+        (1, 1),
         background,
     ),
     "diffuse goiter / nodular goiter": Pair(
