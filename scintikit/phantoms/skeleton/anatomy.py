@@ -74,14 +74,14 @@ class _Builder:
         number = max(int(length[-1] / STEP_MM), 2)
         along = (np.arange(number) + 0.5) / number
         middle = np.stack([np.interp(along * length[-1], length, dense[:, axis]) for axis in range(3)], 1)
-        around = max(4, int(radius / 1.5))
+        around = int(np.clip(radius / 1.5, 3, 9))
         place = np.repeat(middle, around, 0) + radius * self.ball(number * around)
         self.add(bone, place, uptake, np.repeat(along, around))
 
     def blob(self, bone: str, centre: tuple[float, float, float], axes: tuple[float, float, float], uptake: float,
              hollow: bool = False) -> None:  # fmt: skip
         """Add a solid ellipsoid, or its shell."""
-        number = int(np.clip(np.prod(axes) ** (2 / 3) / 2.2, 30, 3000)) * (3 if hollow else 1)
+        number = int(np.clip(np.prod(axes) ** (2 / 3) / 2.2, 30, 3000)) * (2 if hollow and min(axes) > 60 else 1)
         ball = _sphere(number) if hollow else self.ball(number)
         self.add(bone, np.array(centre) + ball * np.array(axes), uptake)
 
@@ -209,9 +209,8 @@ def _shoulder_girdle(build: _Builder) -> None:
     build.blob("left clavicle", (156, 302, -10), (8, 6, 8), 1.2)
     corners = np.array([(66, 332, 92), (76, 470, 98), (150, 345, 35)], float)
     ball = build.ball(700)
-    u, v = np.abs(ball[:, 0]) ** 0.9, (ball[:, 1] + 1) / 2
-    plate = corners[0] + (1 - u)[:, None] * ((1 - v)[:, None] * (corners[1] - corners[0]) + v[:, None] * (corners[2] - corners[0]))  # fmt: skip
-    build.add("left scapula", plate + 2 * ball, 3.5)
+    weights = np.abs(ball) + 0.05
+    build.add("left scapula", weights / weights.sum(1, keepdims=True) @ corners + 2 * ball, 3.5)
     build.tube("left scapula", [tuple(corners[0]), (67, 400, 99), tuple(corners[1])], 4, 2.6)
     build.tube("left scapula", [tuple(corners[1]), (104, 410, 78), tuple(corners[2])], 5, 4.2)
     build.tube(

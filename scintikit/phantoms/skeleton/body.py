@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from scipy.ndimage import map_coordinates
+from scipy.spatial import cKDTree
 
 from scintikit.phantoms.body import MU
 from scintikit.phantoms.skeleton.anatomy import BONE_NUMBER, BONES, STATURE_MM, reference
@@ -30,13 +31,14 @@ _ARM = ("humerus", "forearm", "hand")
 _LEG = ("femur", "patella", "lower leg", "foot")
 
 # Outline of the reference body, each row x, y, z, half width, half depth in mm; limbs of the left side.
-_HEAD_OUTLINE = ((0, 0, 8, 30, 40), (0, 25, 8, 62, 75), (0, 95, 6, 80, 100), (0, 150, -2, 74, 92), (0, 205, -20, 58, 70),
-                 (0, 240, 0, 58, 58), (0, 285, 10, 62, 60))  # fmt: skip
+_HEAD_OUTLINE = ((0, 0, 8, 30, 40), (0, 25, 8, 62, 75), (0, 95, 6, 80, 100), (0, 150, -2, 74, 92),
+                 (0, 205, -20, 58, 70), (0, 240, 0, 58, 58), (0, 285, 10, 62, 60))  # fmt: skip
 _TRUNK_OUTLINE = ((0, 262, 10, 60, 55), (0, 290, 12, 130, 75), (0, 325, 10, 182, 92), (0, 400, 4, 172, 108),
                   (0, 500, 2, 158, 112), (0, 640, 0, 150, 108), (0, 740, 4, 168, 110), (0, 850, 6, 182, 112),
                   (0, 915, 6, 176, 105), (0, 945, 6, 120, 85))  # fmt: skip
 _ARM_OUTLINE = ((170, 300, 10, 30, 40), (174, 350, 12, 50, 55), (202, 530, 14, 46, 50), (214, 640, 14, 44, 42),
-                (226, 740, 8, 40, 38), (232, 870, 4, 30, 24), (236, 950, 0, 46, 18), (236, 1065, 4, 40, 14))  # fmt: skip
+                (226, 740, 8, 40, 38), (232, 870, 4, 30, 24), (236, 950, 0, 46, 18),
+                (236, 1065, 4, 40, 14))  # fmt: skip
 _LEG_OUTLINE = ((98, 860, 6, 84, 95), (104, 930, 6, 86, 95), (108, 1080, 2, 76, 80), (95, 1235, -4, 60, 64),
                 (92, 1360, 6, 58, 62), (90, 1480, 6, 50, 52), (88, 1660, 6, 36, 42), (92, 1720, 0, 44, 62),
                 (102, 1830, -45, 46, 34))  # fmt: skip
@@ -75,9 +77,10 @@ def look(patient: BonePatient, grid: Grid) -> Sight:
     added, inside = foci_uptake(patient, uptake)
     front, back = _surfaces(patient, grid)
     place = posed(patient.body, cloud.place, _limbs(), cloud.along, _ribs())
+    stature = STATURE_MM * patient.body.scale[1]
     total = uptake + sum(added.values())
 
-    pixel, seen = _project(place, grid, front, back)
+    pixel, seen = _project(place, stature, grid, front, back)
     spots = [_spot_points(spot) for spot in patient.spots]
     points = np.concatenate([points for points, _ in spots])
     activity = np.concatenate([weight for _, weight in spots])
@@ -86,7 +89,7 @@ def look(patient: BonePatient, grid: Grid) -> Sight:
         points,
         np.where(np.abs(points[:, 0]) > 190, np.where(points[:, 0] < 0, RIGHT_ARM, LEFT_ARM), TRUNK),
     )
-    spot_pixel, spot_seen = _project(trunk, grid, front, back)
+    spot_pixel, spot_seen = _project(trunk, stature, grid, front, back)
 
     shape = (grid.rows, grid.columns)
     layers = np.stack(
@@ -98,15 +101,12 @@ def look(patient: BonePatient, grid: Grid) -> Sight:
     )  # fmt: skip
     layers[:, 1] += _soft_tissue(patient, grid, front, back)
     foci, sites = {}, {}
-    for kind, extra in added.items():
-        if kind not in inside:
-            continue
-        chosen = inside[kind] & (pixel >= 0)
-        size = grid.rows * grid.columns
-        foci[kind] = np.stack(
-            [np.bincount(pixel[pixel >= 0], (extra * view)[pixel >= 0], size).reshape(shape) for view, _ in seen]
-        )
-        sites[kind] = np.bincount(pixel[chosen], minlength=size).reshape(shape) > 0
+    size = grid.rows * grid.columns
+    for kind, held in inside.items():
+        some = np.flatnonzero((added[kind] > 0) & (pixel >= 0))
+        views = [np.bincount(pixel[some], (added[kind] * view)[some], size) for view, _ in seen]
+        foci[kind] = np.stack(views).astype(np.float32).reshape(2, *shape)
+        sites[kind] = np.bincount(pixel[held & (pixel >= 0)], minlength=size).reshape(shape) > 0
     return Sight(layers, foci, sites)
 
 
@@ -181,15 +181,16 @@ def _factors(patient: BonePatient) -> np.ndarray:
 def _kernel(lobes: np.ndarray, bones: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return the points near a focus and how much it affects each: 1 inside, 0 outside, a soft rim between."""
     cloud = reference()
-    low, high = (lobes[:, :3] - 1.7 * lobes[:, 3:]).min(0), (lobes[:, :3] + 1.7 * lobes[:, 3:]).max(0)
+    near = np.unique(np.concatenate([_tree().query_ball_point(lobe[:3], 1.7 * lobe[3]) for lobe in lobes])).astype(int)
     if bones:
-        near = np.concatenate([_points_of(bone) for bone in bones])
-        place = cloud.place[near]
-        near = near[((place > low) & (place < high)).all(1)]
-    else:
-        near = np.flatnonzero(((cloud.place > low) & (cloud.place < high)).all(1))
+        near = near[np.isin(cloud.bone[near], [BONE_NUMBER[bone] for bone in bones])]
     distance = np.linalg.norm(cloud.place[near, None] - lobes[None, :, :3], axis=2) / lobes[:, 3]
-    return near, (1 / (1 + np.exp(np.clip(7 * (distance.min(1) - 1), -30, 30)))).astype(np.float32)
+    return near, (1 / (1 + np.exp(7 * (distance.min(1, initial=9.0) - 1)))).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _tree() -> cKDTree:
+    return cKDTree(reference().place)
 
 
 @lru_cache(maxsize=len(BONES))
@@ -246,7 +247,7 @@ def _ball(number: int) -> np.ndarray:
 
 
 def _project(
-    place: np.ndarray, grid: Grid, front: np.ndarray, back: np.ndarray
+    place: np.ndarray, stature: float, grid: Grid, front: np.ndarray, back: np.ndarray
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """Return every point's pixel (-1: outside) and, from in front and from behind, what gets through and the depth."""
     x = np.cos(grid.roll) * place[:, 0] - np.sin(grid.roll) * place[:, 1]
@@ -256,7 +257,7 @@ def _project(
     within = (column >= 0) & (column < grid.columns) & (row >= 0) & (row < grid.rows)
     pixel = np.where(within, row * grid.columns + column, -1)
     cell = np.stack([down / COARSE - 0.5, across / COARSE - 0.5])
-    lungs = 0.5 * _in_chest(place)
+    lungs = 0.5 * _in_chest(place, stature)
     seen = []
     for surface, sign in ((front, 1), (back, -1)):
         skin = map_coordinates(surface, cell, order=1, mode="nearest", output=np.float32)
@@ -265,9 +266,9 @@ def _project(
     return pixel, seen
 
 
-def _in_chest(place: np.ndarray) -> np.ndarray:
+def _in_chest(place: np.ndarray, stature: float) -> np.ndarray:
     """Return how much of the path to a point runs through lung, 0 to 1: not along the mediastinum."""
-    height = place[:, 1] / STATURE_MM
+    height = place[:, 1] / stature
     chest = 1 / (1 + np.exp(-(height - 0.185) / 0.01)) / (1 + np.exp((height - 0.315) / 0.01))
     return chest * np.clip((np.abs(place[:, 0]) - 20) / 30, 0.25, 1)
 
@@ -279,8 +280,8 @@ def _splat(pixel: np.ndarray, activity: np.ndarray, depth: np.ndarray, shape: tu
     position = np.interp(depth[inside], LAYERS_MM, np.arange(len(LAYERS_MM)))
     near = np.minimum(position.astype(np.intp), len(LAYERS_MM) - 2)
     index, share = near * size + pixel[inside], position - near
-    layers = np.bincount(index, activity[inside] * (1 - share), len(LAYERS_MM) * size)
-    layers += np.bincount(index + size, activity[inside] * share, len(LAYERS_MM) * size)
+    weight = np.concatenate([activity[inside] * (1 - share), activity[inside] * share])
+    layers = np.bincount(np.concatenate([index, index + size]), weight, len(LAYERS_MM) * size)
     return layers.reshape(len(LAYERS_MM), *shape).astype(np.float32)
 
 
@@ -318,7 +319,7 @@ def _soft_tissue(patient: BonePatient, grid: Grid, front: np.ndarray, back: np.n
     y = (np.arange(len(front)) + 0.5) * COARSE * grid.pixel_mm - grid.top_mm
     x = (np.arange(front.shape[1]) + 0.5) * COARSE * grid.pixel_mm - grid.left_mm
     points = np.stack([np.broadcast_to(x, front.shape).ravel(), np.repeat(y, len(x)), np.zeros(front.size)], 1)
-    air = 0.35 * _in_chest(points).reshape(front.shape)
+    air = 0.35 * _in_chest(points, STATURE_MM * patient.body.scale[1]).reshape(front.shape)
     coarse = concentration * (1 - air) * (1 - np.exp(-MU * thickness)) / MU * grid.pixel_mm**2
     return _stretch(grid.rows) @ coarse.astype(np.float32) @ _stretch(grid.columns).T
 

@@ -2,7 +2,7 @@
 
 The pixel follows from `centres.csv`: a thyroid picture's field, matrix times pixel, times the zoom it was taken with is
 the crystal's width, and a whole-body scan puts 256 columns across it. Zoom factors, collimators, activities and scan
-speeds are not published; the table assumes typical ones (500 to 740 MBq, 3 h, 8 to 30 cm/min).
+speeds are not published; the table assumes typical ones (450 to 650 MBq, 3 h, 11 to 25 cm/min).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from scintikit.phantoms.skeleton.body import LAYERS_MM, Grid, Sight, look
 from scintikit.phantoms.skeleton.patients import ARTHRITIS, METASTASIS, BonePatient
 
 ROWS, COLUMNS = 1024, 256
+ROOM = np.float32(0.02)  # counts in a pixel from the surroundings
 MARGIN = 16  # columns beside the picture that still blur into it
 FIELD_MM = 400.0  # length of the detector along the table
 MOTION_MM = (4.0, 9.0)  # FWHM of breathing and of restlessness during the 10 to 25 minutes of a scan
@@ -48,15 +49,15 @@ class BoneProtocol:
 
 
 PROTOCOLS = {
-    "A": BoneProtocol("LEHR", 740, 2.5, 2.0),
-    "B": BoneProtocol("LEAP", 600, 3.3, 2.0, gap_mm=70, scatter=0.32),
-    "C": BoneProtocol("LEHR", 650, 2.5, 2.0, gap_mm=80),
-    "D": BoneProtocol("LEHR", 700, 2.0, 4.0, hours=3.5),
-    "E": BoneProtocol("LEUHR", 740, 1.7, 3.0, gap_mm=55, scatter=0.27, intrinsic_mm=3.3),
-    "F": BoneProtocol("LEAP", 500, 3.3, 4.0, gap_mm=105, scatter=0.35, ripple=0.03, hours=2.5),
-    "G": BoneProtocol("LEHR", 600, 2.5, 2.5, gap_mm=70),
-    "H": BoneProtocol("LEUHR", 740, 1.4, 3.0, gap_mm=95, intrinsic_mm=3.3, hours=4.0),
-    "I": BoneProtocol("LEAP", 550, 4.2, 2.0, gap_mm=85, scatter=0.38, intrinsic_mm=4.6, ripple=0.03, hours=2.5),
+    "A": BoneProtocol("LEHR", 600, 2.8, 2.0),
+    "B": BoneProtocol("LEAP", 500, 3.3, 2.0, gap_mm=70, scatter=0.32),
+    "C": BoneProtocol("LEHR", 550, 2.8, 2.0, gap_mm=80),
+    "D": BoneProtocol("LEHR", 600, 2.5, 4.0, hours=3.5),
+    "E": BoneProtocol("LEUHR", 650, 2.0, 3.0, gap_mm=55, scatter=0.27, intrinsic_mm=3.3),
+    "F": BoneProtocol("LEAP", 450, 3.3, 4.0, gap_mm=105, scatter=0.35, ripple=0.03, hours=2.5),
+    "G": BoneProtocol("LEHR", 500, 2.7, 2.5, gap_mm=70),
+    "H": BoneProtocol("LEUHR", 600, 1.8, 3.0, gap_mm=95, intrinsic_mm=3.3, hours=4.0),
+    "I": BoneProtocol("LEAP", 500, 4.2, 2.0, gap_mm=85, scatter=0.38, intrinsic_mm=4.6, ripple=0.03, hours=2.5),
 }
 
 
@@ -98,11 +99,12 @@ def scan(patient: BonePatient, centre: str, rng: np.random.Generator) -> WholeBo
 
     seconds = FIELD_MM / protocol.mm_per_s
     later = np.arange(ROWS, dtype=np.float32)[:, None] * np.float32(pixel / protocol.mm_per_s)  # the feet come last
-    scale = protocol.mbq * protocol.optics.sensitivity * seconds * np.exp(-DECAY * (3600 * hours + later))
+    scale = np.exp(-float(DECAY) * (3600 * hours + later))
+    scale *= protocol.mbq * protocol.optics.sensitivity * seconds
     visible = slice(MARGIN, MARGIN + COLUMNS)
-    expected = blur(sight.layers, protocol, pixel, gap, motion)[..., visible] * scale
-    expected = np.maximum(expected, 0) + 0.02  # room background, a few counts per cm2
-    mask = _mask(sight, protocol, pixel, gap, motion, expected / scale, visible)
+    expected = np.maximum(blur(sight.layers, protocol, pixel, gap, motion)[..., visible], 0)
+    mask = _mask(sight, protocol, pixel, gap, motion, expected, visible)
+    expected = expected * scale + ROOM
     expected[1], mask[1] = expected[1, :, ::-1], mask[1, :, ::-1].copy()
     expected *= _uniformity(centre)
     counts = np.minimum(rng.poisson(expected), 65535).astype(np.uint16)
@@ -110,10 +112,10 @@ def scan(patient: BonePatient, centre: str, rng: np.random.Generator) -> WholeBo
 
 
 def blur(layers: np.ndarray, protocol: BoneProtocol, pixel: float, gap: float, motion: float = 0.0) -> np.ndarray:
-    """Sum the layers (view, layer, row, column), each with the response of collimator and crystal at its distance and `motion` (FWHM, mm).
+    """Sum the layers (view, layer, row, column), each with the response of collimator and crystal at its distance.
 
-    Pixels are bins of points, so their own width is in the layers already. Scatter has one wide shape, see
-    `scintikit.phantoms.cameras`.
+    `motion` is the FWHM, mm, by which the patient's own movement blurs everything. Pixels are bins of points, so their
+    own width is in the layers already. Scatter has one wide shape.
     """
     rows, columns = _frequencies(layers.shape[-2:], pixel)
     scattered = np.float32(protocol.scatter / (1 - protocol.scatter))
@@ -139,14 +141,14 @@ def _mask(
     """Return where foci lie and show; a metastasis hides arthritis at the same pixel."""
     mask = np.zeros(seen.shape, np.uint8)
     rows, columns = _frequencies(sight.layers.shape[-2:], pixel)
+    response = _sharp(rows, columns, protocol, gap + LAYERS_MM[1], motion)
     for kind in (ARTHRITIS, METASTASIS):
         if kind in sight.foci:
-            response = _sharp(rows, columns, protocol, gap + LAYERS_MM[1], motion)
-            extra = fft.irfft2(fft.rfft2(sight.foci[kind].astype(np.float32)) * response, s=sight.layers.shape[-2:])[
-                ..., visible
-            ]
-            site = _dilated(sight.sites[kind])[:, visible]
-            mask[site & (extra > VISIBLE * np.maximum(seen - extra, 0))] = MASK_VALUE[kind]
+            added = fft.irfft2(fft.rfft2(sight.foci[kind]) * response, s=sight.layers.shape[-2:])[..., visible]
+            site = np.nonzero(_dilated(sight.sites[kind])[:, visible])
+            for view in range(len(VIEWS)):
+                shows = (1 + VISIBLE) * added[view][site] > VISIBLE * seen[view][site]
+                mask[view][site] = np.where(shows, MASK_VALUE[kind], mask[view][site])
     return mask
 
 

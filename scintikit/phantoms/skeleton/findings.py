@@ -39,7 +39,7 @@ def bone_prompt(found: dict[str, Any], rng: np.random.Generator) -> str:
     """Word the findings as one English sentence; the phrasing varies with `rng`, what is said does not.
 
     Every prompt names both views, says how many metastases there are and in which regions (all up to four, else the
-    three that hold most), and names every joint with arthritis.
+    three that hold most), and names every joint with arthritis. In a superscan single foci drown: they are not counted.
     """
     opening = _one_of(
         rng,
@@ -50,9 +50,11 @@ def bone_prompt(found: dict[str, Any], rng: np.random.Generator) -> str:
     )
     parts = [opening]
     if found["superscan"]:
-        parts.append(_one_of(rng, "superscan", "diffuse metastatic uptake, superscan"))
+        parts.append(
+            _one_of(rng, "superscan, diffuse metastases", "diffuse metastases of the axial skeleton, superscan")
+        )
         parts.append(_one_of(rng, "faint kidneys and soft tissue", "kidneys and soft tissue hardly visible"))
-    if found["metastases"]:
+    elif found["metastases"]:
         parts.append(_metastases(found["metastases"]))
     if found["arthritis"]:
         word = _one_of(rng, "degenerative uptake", "arthritic uptake")

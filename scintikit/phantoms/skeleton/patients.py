@@ -3,7 +3,8 @@
 Uptake is given as fractions of the administered activity three hours after injection of Tc-99m MDP, when 30 to 50 % of
 it is in the skeleton and most of the rest has left through the kidneys (SNMMI procedure standard for bone scintigraphy;
 EANM guideline 2016). How often which site is affected, and every spread, are assumptions: about 80 % of metastases lie
-in spine, ribs, sternum, pelvis and skull, where red marrow is. Contrasts are multiples of the uptake of the bone around.
+in spine, ribs, sternum, pelvis and skull, where red marrow is. Contrasts are multiples of the uptake of the bone
+around.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ def draw_bone_patient(label: tuple[int, int], rng: np.random.Generator) -> BoneP
         label=label,
         age=age,
         body=_body(rng),
-        skeleton=_around(rng, 0.36 - 0.0012 * (age - 55), 0.16) * (1.4 if superscan > 1 else 1.0),
+        skeleton=_around(rng, 0.34 - 0.0012 * (age - 55), 0.16) * (1.4 if superscan > 1 else 1.0),
         soft_tissue=_around(rng, 0.115 + 0.0006 * (age - 55), 0.30) * (0.4 if superscan > 1 else 1.0),
         bone_uptake=_bone_uptake(rng, age),
         mottle=_mottle(rng),
@@ -193,7 +194,7 @@ def _body(rng: np.random.Generator) -> Body:
 
 def _bone_uptake(rng: np.random.Generator, age: float) -> np.ndarray:
     """Each bone's own factor; sides resemble each other more than different bones do."""
-    factor = np.exp(rng.normal(0, 0.06, len(BONES)))
+    factor = np.exp(rng.normal(0, 0.08, len(BONES)))
     shared = {name: np.exp(rng.normal(0, spread)) for name, spread in _GROUPS.items()}
     for number, name in enumerate(BONES):
         plain = name.removeprefix("right ").removeprefix("left ")
@@ -209,8 +210,11 @@ def _bone_uptake(rng: np.random.Generator, age: float) -> np.ndarray:
     return factor.astype(np.float32)
 
 
-_GROUPS = {"rib": 0.13, "C": 0.12, "T": 0.08, "L": 0.08, "pelvis": 0.08, "femur": 0.12, "lower leg": 0.15, "foot": 0.22,
-           "hand": 0.20, "forearm": 0.15, "humerus": 0.12, "scapula": 0.10, "clavicle": 0.12, "patella": 0.22}  # fmt: skip
+# Spread (sigma of the logarithm) of the uptake that bones of one kind share.
+_GROUPS = {
+    **{"rib": 0.13, "C": 0.12, "T": 0.08, "L": 0.08, "pelvis": 0.08, "scapula": 0.10, "clavicle": 0.12},
+    **{"humerus": 0.12, "forearm": 0.15, "hand": 0.20, "femur": 0.12, "lower leg": 0.15, "foot": 0.22, "patella": 0.22},
+}
 
 
 def _mottle(rng: np.random.Generator, waves: int = 10) -> np.ndarray:
@@ -237,10 +241,11 @@ def _metastases(rng: np.random.Generator, superscan: bool) -> list[Focus]:
     names, shares = list(REGIONS), np.array([share for share, _ in REGIONS.values()])
     # Spread along the spine or to one side: the regions of one patient are not independent.
     shares = shares * np.exp(rng.normal(0, 0.6, len(names)))
-    return [_metastasis(rng, names[k], strength) for k in rng.choice(len(names), number, p=shares / shares.sum())]
+    drawn = rng.choice(len(names), number, p=shares / shares.sum())
+    return [_metastasis(rng, names[k], strength, index) for index, k in enumerate(drawn)]
 
 
-def _metastasis(rng: np.random.Generator, region: str, strength: float) -> Focus:
+def _metastasis(rng: np.random.Generator, region: str, strength: float, index: int) -> Focus:
     bone = str(rng.choice(REGIONS[region][1]))
     side, name = _split_side(region)
     cloud = reference()
@@ -251,9 +256,11 @@ def _metastasis(rng: np.random.Generator, region: str, strength: float) -> Focus
     weight = cloud.uptake[inside] ** 0.5  # bulky parts more often, but not as much as they are bright
     centre = cloud.place[rng.choice(inside, p=weight / weight.sum())]
     thin = name in ("ribs", "scapula", "clavicle", "skull")
-    radius = float(np.clip(_around(rng, 11.0 if thin else 12.5, 0.35), 6, 32))
-    contrast = 1 + float(np.clip(_around(rng, (4.2 if thin else 2.6) * strength, 0.45), 0.9, 14))
-    return Focus(METASTASIS, name, side, _blob(rng, centre, radius, int(rng.integers(2, 6))), contrast, (bone,))
+    radius = float(np.clip(_around(rng, 11.5 if thin else 14.0, 0.35), 6, 34))
+    rise = float(np.clip(_around(rng, (5.5 if thin else 3.4) * strength, 0.45), 1.2, 16))
+    if index == 0:  # at least one is plain to see, or there would be no diagnosis
+        rise = max(rise, 5.0 if thin else 3.0)
+    return Focus(METASTASIS, name, side, _blob(rng, centre, radius, int(rng.integers(2, 6))), 1 + rise, (bone,))
 
 
 def _split_side(region: str) -> tuple[str, str]:
@@ -302,7 +309,7 @@ def _facets(rng: np.random.Generator) -> list[Focus]:
         both = rng.random() < 0.5
         for side in SIDES if both else (SIDES[int(rng.integers(2))],):
             place = _mirrored((21, y + 8, z + 30, 12), side, rng)
-            contrast = 1 + float(np.clip(strength * np.exp(rng.normal(0, 0.2)), 1.2, 8))
+            contrast = 1 + float(np.clip(strength * np.exp(rng.normal(0, 0.2)), 1.6, 8))
             foci.append(Focus(ARTHRITIS, "lumbar facet joints", side, place[None].astype(np.float32), contrast))
     return foci
 
