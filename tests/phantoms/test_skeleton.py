@@ -164,7 +164,7 @@ def test_superscan_has_faint_kidneys_and_soft_tissue() -> None:
     others = [p for p in found if p.superscan == 1]
     assert 4 <= len(superscans) <= 25
     assert np.median([p.soft_tissue for p in superscans]) < 0.6 * np.median([p.soft_tissue for p in others])
-    kidneys = [[s.activity for s in p.spots if s.name == "kidney"][0] for p in (superscans[0], others[0])]
+    kidneys = [next(s.activity for s in p.spots if s.name == "kidney") for p in (superscans[0], others[0])]
     assert kidneys[0] < kidneys[1]
     body = scan(superscans[0], "A", np.random.default_rng(0))
     assert (body.mask == 1).mean() > 0.03
@@ -220,7 +220,7 @@ def test_dataset_keeps_the_contract(demo: Path) -> None:
             assert (name in classes) == present
             assert (mask.counts == number + 1).any() == present
     assert 1.5e6 < np.median(totals) < 3e6
-    assert 5e5 < min(totals)
+    assert min(totals) > 5e5
     assert max(totals) < 1.2e7
 
 
