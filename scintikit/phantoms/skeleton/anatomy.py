@@ -10,6 +10,7 @@ set by eye so that the picture has the greys of a bone scan.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -65,7 +66,7 @@ class _Builder:
         weight = weight / len(place) if np.ndim(uptake) == 0 else weight
         self.parts.append((bone, place, weight, np.broadcast_to(np.asarray(along, float), len(place))))
 
-    def tube(self, bone: str, line: list[tuple[float, float, float]], radius: float, uptake: float) -> None:
+    def tube(self, bone: str, line: Sequence[tuple[float, ...]], radius: float, uptake: float) -> None:
         """Add a tube around a smooth line through the given points."""
         control = np.array(line, float)
         curve = make_interp_spline(np.linspace(0, 1, len(line)), control, k=min(3, len(line) - 1))
