@@ -76,35 +76,21 @@ def look(patient: BonePatient, grid: Grid) -> Sight:
     uptake = patient.skeleton * cloud.uptake * _factors(patient)
     added, inside = foci_uptake(patient, uptake)
     front, back = _surfaces(patient, grid)
-    place = posed(patient.body, cloud.place, _limbs(), cloud.along, _ribs())
-    stature = STATURE_MM * patient.body.scale[1]
-    total = uptake + sum(added.values())
 
-    pixel, seen = _project(place, stature, grid, front, back)
-    spots = [_spot_points(spot) for spot in patient.spots]
-    points = np.concatenate([points for points, _ in spots])
-    activity = np.concatenate([weight for _, weight in spots])
-    trunk = posed(
-        patient.body,
-        points,
-        np.where(np.abs(points[:, 0]) > 190, np.where(points[:, 0] < 0, RIGHT_ARM, LEFT_ARM), TRUNK),
-    )
-    spot_pixel, spot_seen = _project(trunk, stature, grid, front, back)
-
-    shape = (grid.rows, grid.columns)
-    layers = np.stack(
-        [
-            _splat(np.concatenate([pixel, spot_pixel]), np.concatenate([total * view, activity * spot_view]),
-                   np.concatenate([depth, spot_depth]), shape)
-            for (view, depth), (spot_view, spot_depth) in zip(seen, spot_seen, strict=True)
-        ]
-    )  # fmt: skip
+    points, limb, spots = _spot_points(patient.spots)
+    bones = posed(patient.body, cloud.place, _limbs(), cloud.along, _ribs())
+    place = np.concatenate([bones, posed(patient.body, points, limb)])
+    activity = np.concatenate([uptake + sum(added.values()), spots])
+    pixel, seen = _project(place, STATURE_MM * patient.body.scale[1], grid, front, back)
+    shape, size = (grid.rows, grid.columns), grid.rows * grid.columns
+    layers = np.stack([_splat(pixel, activity * through, depth, shape) for through, depth in seen])
     layers[:, 1] += _soft_tissue(patient, grid, front, back)
+
     foci, sites = {}, {}
-    size = grid.rows * grid.columns
+    pixel = pixel[: len(uptake)]
     for kind, held in inside.items():
         some = np.flatnonzero((added[kind] > 0) & (pixel >= 0))
-        views = [np.bincount(pixel[some], (added[kind] * view)[some], size) for view, _ in seen]
+        views = [np.bincount(pixel[some], added[kind][some] * through[some], size) for through, _ in seen]
         foci[kind] = np.stack(views).astype(np.float32).reshape(2, *shape)
         sites[kind] = np.bincount(pixel[held & (pixel >= 0)], minlength=size).reshape(shape) > 0
     return Sight(layers, foci, sites)
@@ -234,9 +220,12 @@ def _marrow() -> np.ndarray:
     return result
 
 
-def _spot_points(spot: Spot, number: int = 500) -> tuple[np.ndarray, np.ndarray]:
-    points = np.array(spot.centre) + _ball(number) * np.array(spot.axes)
-    return points.astype(np.float32), np.full(number, spot.activity / number, np.float32)
+def _spot_points(spots: tuple[Spot, ...], number: int = 500) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the points of all spots, the part of the body each belongs to (an arm or the trunk), and its activity."""
+    points = np.concatenate([np.array(spot.centre) + _ball(number) * np.array(spot.axes) for spot in spots])
+    arm = np.where(points[:, 0] < 0, RIGHT_ARM, LEFT_ARM)
+    activity = np.repeat([spot.activity / number for spot in spots], number).astype(np.float32)
+    return points.astype(np.float32), np.where(np.abs(points[:, 0]) > 190, arm, TRUNK), activity
 
 
 @lru_cache(maxsize=1)

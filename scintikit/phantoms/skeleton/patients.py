@@ -1,10 +1,9 @@
 """Patients of a bone scan: shape, uptake and foci, drawn at random for a diagnosis.
 
-Uptake is given as fractions of the administered activity three hours after injection of Tc-99m MDP, when 30 to 50 % of
-it is in the skeleton and most of the rest has left through the kidneys (SNMMI procedure standard for bone scintigraphy;
-EANM guideline 2016). How often which site is affected, and every spread, are assumptions: about 80 % of metastases lie
-in spine, ribs, sternum, pelvis and skull, where red marrow is. Contrasts are multiples of the uptake of the bone
-around.
+Uptake is given as fractions of the administered activity three hours after injection of Tc-99m MDP, decay apart: about
+half of it ends up in the skeleton, most of the rest leaves through the kidneys. How often which site is affected, and
+every spread, are assumptions: close to nine in ten metastases lie in spine, ribs, sternum, pelvis and skull, where red
+marrow is. Contrasts are multiples of the uptake of the bone around.
 """
 
 from __future__ import annotations
