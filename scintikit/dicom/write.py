@@ -59,6 +59,8 @@ def write_scintigram(
     description: str = "",
     acquisition_s: float | None = None,
     image_type: str = "STATIC",
+    scan_mm_per_s: float | None = None,
+    scan_length_mm: float | None = None,
     transfer_syntax: str = "explicit",
     synthetic: bool = True,
     energy_windows_kev: Sequence[tuple[float, float]] = (TC99M_WINDOW_KEV,),
@@ -86,6 +88,9 @@ def write_scintigram(
         DICOM only: acquisition time of a frame in s; None is written as 0, since DICOM requires a value.
     image_type
         DICOM only: "STATIC" or "WHOLE BODY".
+    scan_mm_per_s, scan_length_mm
+        DICOM only, of a whole-body scan: speed of the table and length of the scan; None is written as empty. A scan
+        with a speed is described as one pass (WholeBodyTechnique 1PS).
     transfer_syntax
         DICOM only: "explicit" (native), "deflated", "rle", "jpegls" or "j2k"; all without loss. The last two need
         the extra `dicom`.
@@ -119,6 +124,8 @@ def write_scintigram(
             data = encode_png(_whole(counts)[0], spacing_mm, note)
         elif path.suffix == ".dcm":
             dataset = _nm_object(counts.shape, spacing_mm, views, uid_seed, image_type, energy_windows_kev)
+            if image_type == "WHOLE BODY":
+                _describe_scan(dataset, scan_mm_per_s, scan_length_mm)
             _describe(dataset, body_part, description, acquisition_s, synthetic)
             data = _encode_dicom(dataset, _whole(counts), transfer_syntax)
         else:
@@ -179,8 +186,6 @@ def _nm_object(
     detectors = list(dict.fromkeys(views))
     dataset = _blank(uid_seed)
     dataset.ImageType = ["DERIVED", "PRIMARY", image_type, "EMISSION"]
-    if image_type == "WHOLE BODY":
-        dataset.ScanVelocity = dataset.ScanLength = dataset.WholeBodyTechnique = None
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.NumberOfFrames = frames
@@ -247,6 +252,13 @@ def _describe(dataset: Dataset, body_part: str, description: str, acquisition_s:
         dataset.BodyPartExamined = body_part
     # Required of static and whole-body pictures (type 1C), so an unknown time cannot be left out; 0 reads as unknown.
     dataset.ActualFrameDuration = round((acquisition_s or 0) * 1000)
+
+
+def _describe_scan(dataset: Dataset, mm_per_s: float | None, length_mm: float | None) -> None:
+    """Add what PS3.3 C.8.4.9 requires of whole-body scans; it may be empty if unknown (type 2C)."""
+    dataset.ScanVelocity = None if mm_per_s is None else DSfloat(float(mm_per_s), auto_format=True)
+    dataset.ScanLength = None if length_mm is None else round(length_mm)
+    dataset.WholeBodyTechnique = None if mm_per_s is None else "1PS"
 
 
 def _encode_dicom(dataset: Dataset, counts: np.ndarray, transfer_syntax: str) -> bytes:
