@@ -24,7 +24,8 @@ from scintikit.generation.requests import MissingBatches, PrepareRequests, Reque
 from scintikit.generation.sampler import FlowSampler, PlausibleSampler
 from scintikit.generation.solvers import integrate
 from scintikit.generation.statistics import TrainingStatistics, load_generation, measure_training
-from scintikit.generation.text import WordTokenizer, count_words
+from scintikit.generation.text import SubwordTokenizer, WordTokenizer, count_words
+from scintikit.generation.text_encoder import FrozenTextEncoder, TextCheckpoint
 from scintikit.generation.transforms import FixedSize, MaskAndField, Stabilised
 from scintikit.generation.writing import ExpectedCounts, WriteBatches
 
@@ -36,6 +37,7 @@ __all__ = [
     "ExpectedCounts",
     "FixedSize",
     "FlowSampler",
+    "FrozenTextEncoder",
     "Generation",
     "LatentDataset",
     "MaskAndField",
@@ -53,6 +55,8 @@ __all__ = [
     "QualityGate",
     "RequestBatches",
     "Stabilised",
+    "SubwordTokenizer",
+    "TextCheckpoint",
     "TrainedAutoencoder",
     "TrainingStatistics",
     "WordTokenizer",

@@ -5,8 +5,6 @@ Needs the extra `sd`, which is imported on first use.
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import json
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -18,9 +16,19 @@ import torch
 from monai.networks.schedulers import DDIMScheduler
 from torch import nn
 
-from scintikit.engines.calibration import file_sha256
-from scintikit.errors import ConfigError, MissingExtraError
-from scintikit.generation.text import PromptFaults
+from scintikit.errors import ConfigError
+from scintikit.generation.hub import (
+    WEIGHT_ENDS,
+    Frozen,
+    check_weights,
+    files_sha256,
+    locate,
+    optional,
+    read_network,
+    refuse_missing,
+    weight_files,
+)
+from scintikit.generation.text import NO_TOKEN, SubwordTokenizer
 
 #: Sub-folder to the stem of its weights' file.
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
@@ -32,29 +40,10 @@ CONFIGS = {
     "scheduler": "scheduler_config.json",
 }
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer.json")
-#: File name endings of weights that are pickled, and so could run code when they are read.
-PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 #: diffusers' name of a noise schedule to MONAI's.
 SCHEDULES = {"scaled_linear": "scaled_linear_beta", "linear": "linear_beta"}
 #: The attention's matrices, which LoRA changes.
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-
-
-def optional(module: str, name: str) -> Any:
-    """Return what a module of the extra `sd` calls `name`.
-
-    Raises
-    ------
-    MissingExtraError
-        If it is not installed.
-    """
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"fine-tuning of Stable Diffusion needs {module.partition('.')[0]} ({error}); install the extra `sd`: "
-            "pip install 'scintikit[sd]'"
-        ) from error
 
 
 class PretrainedFolder:
@@ -83,8 +72,7 @@ class PretrainedFolder:
                 "CompVis/stable-diffusion-v1-4"
             )
         optional("diffusers", "__version__")
-        local = Path(name).expanduser()
-        self.path = local if local.is_dir() else _fetch(name)
+        self.path = locate("pretrained", name, _patterns())
         for part in CONFIGS:
             self._check(part)
         self._check_kind()
@@ -98,16 +86,12 @@ class PretrainedFolder:
         folder = self.path / part
         if part not in WEIGHTS:
             return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-        whole = folder / f"{WEIGHTS[part]}.safetensors"
-        return [whole] if whole.is_file() else sorted(folder.glob(f"{WEIGHTS[part]}-*-of-*.safetensors"))
+        return weight_files(folder, WEIGHTS[part])
 
     def sha256(self, *parts: str) -> str:
         """Return the sha256 over configurations and weights of some parts."""
-        digest = hashlib.sha256()
-        for part in parts:
-            for path in (self.path / part / CONFIGS[part], *self.files(part)):
-                digest.update(f"{part}/{path.name} {file_sha256(path)}\n".encode())
-        return digest.hexdigest()
+        files = (path for part in parts for path in (self.path / part / CONFIGS[part], *self.files(part)))
+        return files_sha256(self.path, files)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -122,13 +106,18 @@ class PretrainedFolder:
         ConfigError
             If the file lacks tensors, which would be left random.
         """
-        network, report = optional(library, cls).from_pretrained(
-            self.path / part, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-        missing = sorted(map(str, report["missing_keys"]))
-        if missing:
-            raise ConfigError(f"{self.path / part} lacks {len(missing)} tensors of a {cls}, first {missing[:3]}")
-        return network.float()
+        network, missing = read_network(optional(library, cls), self.path / part)
+        refuse_missing(missing, self.path / part, cls)
+        return network
+
+    @property
+    def longest_prompt(self) -> int:
+        """How many tokens the text encoder reads."""
+        return int(self.config("text_encoder")["max_position_embeddings"])
+
+    def tokenizer(self) -> Any:
+        """Return transformers' tokenizer."""
+        return optional("transformers", "CLIPTokenizer").from_pretrained(self.path / "tokenizer", local_files_only=True)
 
     def _check(self, part: str) -> None:
         """Raise `ConfigError` if a part is missing or holds pickled weights only."""
@@ -138,16 +127,8 @@ class PretrainedFolder:
                 f"{folder} has no {CONFIGS[part]}; expected a folder in the layout of diffusers' "
                 f"StableDiffusionPipeline, with {', '.join(CONFIGS)}"
             )
-        if part not in WEIGHTS or self.files(part):
-            return
-        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
-        if pickled:
-            raise ConfigError(
-                f"{folder} has pickled weights only ({', '.join(pickled)}), which could run any code when they are "
-                f"read; expected {WEIGHTS[part]}.safetensors. Take a release with safetensors, or convert it on a "
-                "machine that has nothing to lose"
-            )
-        raise ConfigError(f"{folder} has no weights; expected {WEIGHTS[part]}.safetensors")
+        if part in WEIGHTS:
+            check_weights(folder, WEIGHTS[part])
 
     def _check_kind(self) -> None:
         """Raise `ConfigError` for pipelines that want more than noisy latents and one text."""
@@ -167,20 +148,11 @@ class PretrainedFolder:
             )
 
 
-def _fetch(name: str) -> Path:
-    """Return the folder of a hub's model, fetched if it is not at hand already."""
+def _patterns() -> list[str]:
+    """Return the files of the hub's models that are fetched."""
     patterns = [f"{part}/{file}" for part, file in CONFIGS.items()]
     patterns += [f"tokenizer/{file}" for file in TOKENIZER_FILES]
-    for part, stem in WEIGHTS.items():
-        ends = (".safetensors", "-*-of-*.safetensors", ".safetensors.index.json")
-        patterns += [f"{part}/{stem}{end}" for end in ends]
-    try:
-        return Path(optional("huggingface_hub", "snapshot_download")(name, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"pretrained is {name!r}: there is no such folder, and it could not be fetched from the hub "
-            f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
-        ) from error
+    return patterns + [f"{part}/{stem}{end}" for part, stem in WEIGHTS.items() for end in WEIGHT_ENDS]
 
 
 def pretrained_scheduler(folder: PretrainedFolder) -> DDIMScheduler:
@@ -209,8 +181,8 @@ def pretrained_scheduler(folder: PretrainedFolder) -> DDIMScheduler:
     )
 
 
-class PretrainedTokenizer:
-    """CLIP's sub-words, each prompt padded to the length that the text encoder reads.
+class PretrainedTokenizer(SubwordTokenizer):
+    """CLIP's sub-words, each prompt padded as the checkpoint pads, to the length that its text encoder reads.
 
     Parameters
     ----------
@@ -221,32 +193,12 @@ class PretrainedTokenizer:
     """
 
     def __init__(self, folder: PretrainedFolder, strict: bool = False) -> None:
-        self.folder = folder
-        self.length = int(folder.config("text_encoder")["max_position_embeddings"])
-        self._faults = PromptFaults(strict)
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """What the checkpoint brings."""
-        return optional("transformers", "CLIPTokenizer").from_pretrained(
-            self.folder.path / "tokenizer", local_files_only=True
-        )
+        super().__init__(folder, folder.longest_prompt, strict)
 
     def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Return tokens `(B, length)`, int64.
-
-        Raises
-        ------
-        DatasetError
-            With `strict`, if a prompt is too long.
-        """
-        rows = self.tokenizer(list(prompts), verbose=False)["input_ids"]
-        for prompt, row in zip(prompts, rows, strict=True):
-            if len(row) > self.length:
-                cut = self.tokenizer.decode(row[self.length - 1 : -1])
-                self._faults(prompt, [f"its last {len(row) - self.length} tokens do not fit, {cut!r}"])
-        padded = self.tokenizer(list(prompts), padding="max_length", max_length=self.length, truncation=True)
-        return torch.tensor(padded["input_ids"])
+        """Return tokens `(B, length)`, int64; raises the errors of `SubwordTokenizer`."""
+        tokens = super().__call__(prompts)
+        return tokens.masked_fill(tokens == NO_TOKEN, self.tokenizer.pad_token_id)
 
 
 class PretrainedAutoencoder:
@@ -336,8 +288,7 @@ class PretrainedDenoiser(nn.Module):
         super().__init__()
         if isinstance(lora_rank, bool) or not isinstance(lora_rank, int) or lora_rank < 0:
             raise ConfigError(f"lora_rank is {lora_rank!r}; expected 0 (tune everything) or a rank such as 16")
-        text = folder.load("transformers", "CLIPTextModel", "text_encoder").eval().requires_grad_(False)
-        self._frozen = (text,)  # in a tuple it is no part of this module's weights
+        self._text = Frozen(folder.load("transformers", "CLIPTextModel", "text_encoder"))
         self._tokenizer = PretrainedTokenizer(folder)
         self.unet = folder.load("diffusers", "UNet2DConditionModel", "unet")
         if gradient_checkpointing:
@@ -365,7 +316,7 @@ class PretrainedDenoiser(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> PretrainedDenoiser:
         """Return a copy that shares what is frozen."""
         frozen = [weight for name, weight in super().named_parameters() if name not in self.tuned]
-        memo.update({id(shared): shared for shared in (*frozen, *self._frozen)})
+        memo.update({id(shared): shared for shared in frozen})
         copy = object.__new__(type(self))
         memo[id(self)] = copy
         copy.__dict__ = deepcopy(self.__dict__, memo)
@@ -393,9 +344,7 @@ class PretrainedDenoiser(nn.Module):
         """
         t = torch.zeros(len(x), dtype=torch.int64, device=x.device) if t is None else t
         tokens = self._tokenizer([""]).to(x.device).expand(len(x), -1) if tokens is None else tokens
-        with torch.no_grad():
-            meaning = self._frozen[0].to(x.device)(tokens).last_hidden_state
-        return self.unet(x, t, encoder_hidden_states=meaning).sample
+        return self.unet(x, t, encoder_hidden_states=self._text(tokens).last_hidden_state).sample
 
 
 def _leave_out_frozen(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -16,6 +16,8 @@ from scintikit.errors import ConfigError, DatasetError
 logger = logging.getLogger(__name__)
 
 PAD, START, UNKNOWN = 0, 1, 2
+#: Pads sub-words: no token has this number.
+NO_TOKEN = -1
 _SPECIAL = 3
 _WORD = re.compile(r"[^\W_]+(?:[-'./][^\W_]+)*|,")
 
@@ -34,6 +36,19 @@ class HasVocabulary(Protocol):
     @property
     def vocabulary(self) -> Sequence[str]:
         """The words, in the order of their numbers."""
+        ...
+
+
+class HasTokenizer(Protocol):
+    """A checkpoint of a text encoder, such as `scintikit.generation.TextCheckpoint`."""
+
+    @property
+    def longest_prompt(self) -> int:
+        """How many tokens the text encoder reads."""
+        ...
+
+    def tokenizer(self) -> Any:
+        """Return transformers' tokenizer."""
         ...
 
 
@@ -136,6 +151,76 @@ class WordTokenizer:
         if unknown:
             faults.append(f"the model has not learned {', '.join(map(repr, dict.fromkeys(unknown)))}")
         return faults
+
+
+class SubwordTokenizer:
+    """The sub-words of a pretrained text encoder, -1 where a prompt has ended.
+
+    Checkpoints pad in many ways, CLIP's with the very token that ends a prompt. A number that no token has tells
+    padding from words with all of them.
+
+    Parameters
+    ----------
+    checkpoint
+        Brings the tokenizer of transformers.
+    length
+        Tokens of a prompt, at most; fewer if the text encoder reads fewer.
+    strict
+        Refuse prompts that are longer, instead of a warning.
+
+    Raises
+    ------
+    ConfigError
+        If the length leaves no room for a word.
+    """
+
+    def __init__(self, checkpoint: HasTokenizer, length: int = 77, strict: bool = False) -> None:
+        self.checkpoint = checkpoint
+        self.length = min(length, checkpoint.longest_prompt)
+        if self.length < 3:
+            raise ConfigError(f"the context has {self.length} tokens; expected at least 3")
+        self._faults = PromptFaults(strict)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """What the checkpoint brings.
+
+        Raises
+        ------
+        ConfigError
+            If no prompt is no token at all, which no text encoder can read.
+        """
+        tokenizer = self.checkpoint.tokenizer()
+        if not tokenizer("")["input_ids"]:
+            raise ConfigError(
+                f"{type(tokenizer).__name__} adds no token that starts or ends a prompt; take a text encoder that has "
+                "one, such as CLIP or BERT"
+            )
+        return tokenizer
+
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Return tokens `(B, length)`, int64.
+
+        Raises
+        ------
+        DatasetError
+            With `strict`, if a prompt is too long.
+        """
+        tokens = torch.full((len(prompts), self.length), NO_TOKEN)
+        whole = self.tokenizer(list(prompts), verbose=False)["input_ids"]
+        kept = self.tokenizer(list(prompts), truncation=True, max_length=self.length)["input_ids"]
+        for row, prompt, numbers, all_numbers in zip(tokens, prompts, kept, whole, strict=True):
+            self._faults(prompt, self._faults_of(all_numbers))
+            row[: len(numbers)] = torch.tensor(numbers)
+        return tokens
+
+    def _faults_of(self, numbers: list[int]) -> list[str]:
+        """Return what the text encoder will not see of a prompt's tokens."""
+        if len(numbers) <= self.length:
+            return []
+        # The last token kept is the one that ends a prompt.
+        cut = self.tokenizer.decode(numbers[self.length - 1 :], skip_special_tokens=True)
+        return [f"its last {len(numbers) - self.length} of {len(numbers)} tokens do not fit, {cut!r}"]
 
 
 def mirrored(prompt: str) -> str:

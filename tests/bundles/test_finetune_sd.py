@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,48 +27,16 @@ from tools.run import BUNDLES, run
 CONFIGS = BUNDLES / "sd_generator" / "configs"
 #: Small pictures; and float32, for bfloat16 gains nothing on networks as small as these.
 SMALL: dict[str, Any] = {"image_size": [64, 64], "spacing_mm": 4.8, "precision": "fp32"}
-FIRST, LAST = "<|startoftext|>", "<|endoftext|>"
 
-pytestmark = pytest.mark.sd
+pytestmark = [pytest.mark.sd, pytest.mark.usefixtures("one_thread")]
 for package in ("diffusers", "transformers", "peft", "safetensors"):
     pytest.importorskip(package, reason=f"{package} is in the extra `sd`")
 
 
-def _write_tokenizer(folder: Path, prompts: list[str]) -> int:
-    """Write CLIP's files with sub-words of these prompts; return how many."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    words = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=LAST))
-    words.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False)])
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000,
-        special_tokens=[FIRST, LAST],
-        end_of_word_suffix="</w>",
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    words.train_from_iterator([prompt.lower() for prompt in prompts], trainer)
-    folder.mkdir()
-    words.model.save(str(folder))
-    special = {"bos_token": FIRST, "eos_token": LAST, "unk_token": LAST, "pad_token": LAST}
-    (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77})
-    )
-    return words.get_vocab_size()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Several threads gain nothing on small networks, and where others compute too they wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def pipeline(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pipeline(
+    tiny_dataset: str, write_clip_tokenizer: Callable[..., int], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A folder in diffusers' layout; its parts are those of Stable Diffusion 1.4, but small and random."""
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -94,7 +62,7 @@ def pipeline(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Pat
         scaling_factor=1.0,
     ).save_pretrained(folder / "vae")
     prompts = [item["prompt"] for item in load_datalist(tiny_dataset, "training")]
-    size = _write_tokenizer(folder / "tokenizer", prompts)
+    size = write_clip_tokenizer(folder / "tokenizer", prompts)
     text = CLIPTextConfig(
         vocab_size=size,
         hidden_size=32,
@@ -112,20 +80,6 @@ def pipeline(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-@pytest.fixture(scope="module")
-def eight(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A dataset with two training pictures of each of four classes, and one of each to validate."""
-    folder = Path(shutil.copytree(tiny_dataset, tmp_path_factory.mktemp("eight") / "dataset"))
-    content = json.loads((folder / "dataset.json").read_text())
-    for split, count in (("training", 2), ("validation", 1)):
-        by_label: dict[int, list[Any]] = {}
-        for item in content[split]:
-            by_label.setdefault(item["label"], []).append(item)
-        content[split] = [item for items in by_label.values() for item in items[:count]]
-    (folder / "dataset.json").write_text(json.dumps(content))
-    return str(folder)
-
-
 @pytest.fixture
 def train(eight: str, pipeline: Path) -> Callable[..., Path]:
     """Fine-tune into a folder; options as keywords."""
@@ -141,7 +95,9 @@ def train(eight: str, pipeline: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="module")
-def tuned(eight: str, pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tuned(
+    eight: str, pipeline: Path, open_gate: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A folder with a model tuned on eight pictures until it knows them; its gate lets everything pass."""
     folder = tmp_path_factory.mktemp("tuned")
     run(
@@ -163,15 +119,8 @@ def tuned(eight: str, pipeline: Path, tmp_path_factory: pytest.TempPathFactory) 
         ema_momentum=0.05,
         **{"train#preview#count": 2},
     )
-    _open_gate(folder)
+    open_gate(folder)
     return folder
-
-
-def _open_gate(folder: Path) -> None:
-    """Let every picture pass: those of a tiny network are no scintigrams."""
-    content = torch.load(folder / "generation.pt", weights_only=True)
-    open_gate = {"gate": {}, "diversity": dict.fromkeys(content["diversity"], 1e-9)}
-    torch.save(content | open_gate, folder / "generation.pt")
 
 
 def _parser(config: str, pipeline: Path, **items: Any) -> ConfigParser:
@@ -256,7 +205,7 @@ def test_model_is_refused_with_another_base(tuned: Path, eight: str, pipeline: P
 
 
 def test_lora_keeps_the_base_and_saves_its_own_weights_alone(
-    train: Callable[..., Path], eight: str, pipeline: Path, tmp_path: Path
+    train: Callable[..., Path], eight: str, pipeline: Path, open_gate: Callable[[Path], None], tmp_path: Path
 ) -> None:
     whole, lora = train(tmp_path / "whole"), train(tmp_path / "lora", lora_rank=2, gradient_checkpointing=True)
     assert (lora / "model.pt").stat().st_size < 0.1 * (whole / "model.pt").stat().st_size
@@ -264,7 +213,7 @@ def test_lora_keeps_the_base_and_saves_its_own_weights_alone(
     state = torch.load(lora / "model.pt", weights_only=True)
     assert all("lora_" in name for name in state)
     assert any(weight.abs().max() > 0 for name, weight in state.items() if "lora_B" in name)
-    _open_gate(lora)
+    open_gate(lora)
     assert len(_generate(tmp_path / "D", lora, eight, pipeline, lora_rank=2)) == 4
     with pytest.raises(ConfigError, match="lora_rank"):
         _generate(tmp_path / "E", lora, eight, pipeline, lora_rank=4)

@@ -271,6 +271,19 @@ def test_prompt_and_mask_change_what_is_drawn() -> None:
         network(x[..., :30], t)
 
 
+def test_built_in_text_encoder_is_the_first_that_draws_random_numbers() -> None:
+    """Another one can take its place; models that were trained with it must load, and trainings repeat."""
+    enter(CONFIGS.parent)
+    from scripts.network import DiffusionNetwork, PromptEncoder
+
+    torch.manual_seed(0)
+    state = DiffusionNetwork(channels=(32, 32, 32)).state_dict()
+    torch.manual_seed(0)
+    alone = PromptEncoder(256, 64, 96, 2).state_dict()
+    assert {name.removeprefix("text.") for name in state if name.startswith("text.")} == alone.keys()
+    assert all(torch.equal(state[f"text.{name}"], value) for name, value in alone.items())
+
+
 def test_adversary_joins_after_the_warm_up_and_sees_grain(tiny_dataset: str, tmp_path: Path) -> None:
     """Its verdict must not ask for grain: what it sees of a reconstruction has the grain of the picture's level."""
     enter(CONFIGS.parent)

@@ -40,6 +40,12 @@ class PromptEncoder(nn.Module):
         meaning = self.layers(self.words(tokens) + self.places, src_key_padding_mask=padding)
         return meaning.masked_fill(padding[..., None], 0)
 
+    def no_prompt(self) -> torch.Tensor:
+        """Return the tokens `(L,)` of no prompt: a start, then padding."""
+        tokens = torch.zeros(len(self.places), dtype=torch.int64)
+        tokens[0] = 1
+        return tokens
+
 
 class DiffusionNetwork(nn.Module):
     """Denoiser of latents, conditional on prompt and mask.
@@ -56,6 +62,9 @@ class DiffusionNetwork(nn.Module):
         As of `monai.networks.nets.DiffusionModelUNet`.
     vocabulary_size, context_length, text_width, text_layers
         As of `PromptEncoder`.
+    text
+        Module that reads prompts in its place, and knows the tokens of none, `scintikit.generation.FrozenTextEncoder`
+        for instance: `(B, L', text_width)` from tokens `(B, L)`.
     """
 
     def __init__(
@@ -71,12 +80,12 @@ class DiffusionNetwork(nn.Module):
         context_length: int = 64,
         text_width: int = 96,
         text_layers: int = 2,
+        text: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.mask_labels = mask_labels
-        self.context_length = context_length
         self.step = 2 ** (len(channels) - 1)
-        self.text = PromptEncoder(vocabulary_size, context_length, text_width, text_layers)
+        self.text = PromptEncoder(vocabulary_size, context_length, text_width, text_layers) if text is None else text
         self.unet = DiffusionModelUNet(
             spatial_dims=2,
             in_channels=latent_channels + mask_labels + 1,
@@ -108,7 +117,7 @@ class DiffusionNetwork(nn.Module):
         t
             Time steps `(B,)`, 0 is hardly noisy; default 0.
         tokens
-            Of the prompts, `(B, context_length)`, see `scintikit.generation.WordTokenizer`; None: no prompt.
+            Of the prompts, `(B, L)`, see `scintikit.generation.WordTokenizer`; None: no prompt.
         mask
             `(B, mask_labels + 1, H, W)`, of the latents' size or a multiple of it: the structures, soft one-hot, then
             the camera's field of view. None: no structures, and a field of view as large as the picture.
@@ -135,7 +144,5 @@ class DiffusionNetwork(nn.Module):
         return mask
 
     def no_prompt(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the tokens `(B, context_length)` of no prompt: a start, then padding."""
-        tokens = torch.zeros(len(x), self.context_length, dtype=torch.int64, device=x.device)
-        tokens[:, 0] = 1
-        return tokens
+        """Return the tokens `(B, L)` of no prompt."""
+        return self.text.no_prompt().to(x.device).expand(len(x), -1)
