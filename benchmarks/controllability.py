@@ -162,12 +162,13 @@ def main() -> None:
     parser.add_argument("--classifier", required=True, help="folder of a trained thyroid_cls")
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--guidance", type=float, default=1.5)
+    parser.add_argument("--only", choices=PAIRS, nargs="+", default=list(PAIRS), help="some findings")
     parser.add_argument("--output", required=True)
     given = parser.parse_args()
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for number, (name, pair) in enumerate(PAIRS.items()):
-            right, count = controlled(given, pair, Path(folder) / str(number))
+        for number, name in enumerate(given.only):
+            right, count = controlled(given, PAIRS[name], Path(folder) / str(number))
             interval = binomtest(right, count).proportion_ci()
             result[name] = {"share": right / count, "low": interval.low, "high": interval.high, "pairs": count}
             print(f"{name:<34} {right / count:.2f} ({interval.low:.2f} to {interval.high:.2f})", flush=True)
