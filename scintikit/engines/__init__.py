@@ -13,6 +13,7 @@ from scintikit.engines.handlers import (
     SeedEpoch,
     StopOnNonFiniteLoss,
     TensorBoardImages,
+    ValidateEpochs,
     WeightAverage,
 )
 from scintikit.engines.inferer import AutocastInferer
@@ -30,6 +31,7 @@ __all__ = [
     "SeedEpoch",
     "StopOnNonFiniteLoss",
     "TensorBoardImages",
+    "ValidateEpochs",
     "WeightAverage",
     "WritePredictions",
     "calibrate",

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
-from monai.engines import IterationEvents, Workflow
+from monai.engines import Evaluator, IterationEvents, Workflow
+from monai.handlers import ValidationHandler
 from tqdm import tqdm
 
 from scintikit.errors import ScintikitError
@@ -72,6 +73,34 @@ class StopOnNonFiniteLoss:
                 f"the loss is {loss.item()} in epoch {engine.state.epoch}, iteration {engine.state.iteration}; items "
                 f"of the batch: {list(engine.state.batch['id'])}. Look at these images, or lower learning_rate"
             )
+
+
+class ValidateEpochs(ValidationHandler):
+    """MONAI's ValidationHandler, also in the last epoch, whatever the interval.
+
+    Otherwise a training whose `max_epochs` is no multiple of the interval leaves its last epochs out of `model.pt`, and
+    one of fewer epochs than the interval leaves no `model.pt` at all.
+
+    Parameters
+    ----------
+    validator
+        The validation engine.
+    interval
+        Every how many epochs.
+    """
+
+    def __init__(self, validator: Evaluator, interval: int = 1) -> None:
+        super().__init__(interval=interval, validator=validator)
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Validate if it is time."""
+        epoch = engine.state.epoch
+        if epoch % self.interval == 0 or epoch == engine.state.max_epochs:
+            super().__call__(engine)
 
 
 class ClipGradients:
