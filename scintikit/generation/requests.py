@@ -153,9 +153,33 @@ class RequestBatches(Dataset):
         spare = [] if start == "image" else [DeleteItemsd("image")]
         light = Compose([transform, *spare, CastToTyped("mask", torch.float16)]).flatten()
         self.sources = CacheDataset(data, light, runtime_cache=True, progress=False)
-        self.choices = _by_label(data, use_masks or start == "mask")
+        self.choices = self._sources_of_labels(use_masks or start == "mask")
         if tokenizer is not None:
             _check_prompts(data)
+
+    def _sources_of_labels(self, masked: bool) -> list[list[int]]:
+        """Return for each label, in ascending order, the places of its items that can be sources."""
+        choices = _by_label(self.sources.data, masked)
+        for label, places in choices.items():
+            if not places:
+                raise DatasetError(
+                    f"no training item of class {self._class_name(label)!r} has a mask, and this draws from masks; add "
+                    f"masks to the dataset, or {self._way_without_masks()}"
+                )
+        return [choices[label] for label in sorted(choices)]
+
+    def _class_name(self, label: int | Sequence[int]) -> str:
+        """Return a label in words; of several classes at once the names with "+" between them."""
+        names = self.statistics.settings["class_names"]
+        if isinstance(label, int):
+            return names[label]
+        return " + ".join(name for name, shown in zip(names, label, strict=True) if shown) or "none"
+
+    def _way_without_masks(self) -> str:
+        """Return how the bundle generates without masks: one with prompts has modes for it."""
+        if self.tokenizer is not None:
+            return "take --mode sd2, which draws from the prompt alone"
+        return "give --use_masks False to draw from the class alone"
 
     def recipe(self) -> dict[str, Any]:
         """Return what decides the items, apart from the sources."""
@@ -280,21 +304,15 @@ def _check_prompts(data: Sequence[Item]) -> None:
         )
 
 
-def _by_label(data: Sequence[Item], use_masks: bool) -> list[list[int]]:
-    """Return for each label, in ascending order, the places of its items that can be sources."""
+def _by_label(data: Sequence[Item], masked: bool) -> dict[Any, list[int]]:
+    """Return for each label the places of its items or, if wanted, of those that have a mask."""
     choices: dict[Any, list[int]] = {}
     for place, item in enumerate(data):
         label = tuple(item["label"]) if isinstance(item["label"], list) else item["label"]
         choices.setdefault(label, [])
-        if "mask" in item or not use_masks:
+        if "mask" in item or not masked:
             choices[label].append(place)
-    for label, places in choices.items():
-        if not places:
-            raise DatasetError(
-                f"no training item of label {label_key(label)} has a mask, and the model draws from masks; "
-                "give --use_masks False to draw from the class alone, or add masks to the dataset"
-            )
-    return [choices[label] for label in sorted(choices)]
+    return choices
 
 
 class PrepareRequests(PrepareBatch):

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 class Statistics:
     def __init__(self) -> None:
-        self.settings = {"views": ["ANT"], "spacing_mm": 2.0}
+        self.settings = {"views": ["ANT"], "spacing_mm": 2.0, "class_names": ["cold", "hot", "normal"]}
 
     def levels(self, label: int, centre: str) -> list[float]:
         return [] if centre == "unknown" else [100.0 * (label + 1), 100.0 * (label + 1) + 1]
@@ -136,8 +136,14 @@ def test_only_items_with_a_mask_are_sources() -> None:
     requests = [r for number in range(4) for r in _batches(data=data)[number]["requests"]]
     assert {request.source["id"] for request in requests} == {"I_0", "I_1", "I_2"}
     del data[1]["mask"]
-    with pytest.raises(DatasetError, match=r"label 1 has a mask.*--use_masks False"):
+    with pytest.raises(DatasetError, match=r"class 'hot' has a mask.*--use_masks False"):
         _batches(data=data)
+    told = [item | {"prompt": "scan"} for item in data]
+    with pytest.raises(DatasetError, match=r"class 'hot' has a mask.*or take --mode sd2"):
+        _batches(data=told, tokenizer=lambda prompts: torch.zeros(len(prompts), 4))
+    several = [item | {"label": [0, int(item["label"] == 1), 1]} for item in data]
+    with pytest.raises(DatasetError, match=r"class 'hot \+ normal' has a mask"):
+        _batches(data=several)
     assert len(_batches(data=data, use_masks=False)) == 4
 
 
