@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from fire.decorators import SetParseFns
 from monai.bundle import ConfigWorkflow
 
 from scintikit.bundles import enter
@@ -20,6 +21,12 @@ from scintikit.errors import ConfigError, did_you_mean, find_cause
 BUNDLES = Path(__file__).resolve().parent.parent / "bundles"
 
 
+def _verbatim(text: str) -> str | bool | None:
+    """Return words as they are typed, where Fire would make a list of "cold nodule,scan" or a number of "3"."""
+    return {"True": True, "None": None}.get(text, text)
+
+
+@SetParseFns(prompt=_verbatim, only=_verbatim)
 def run(bundle: str, task: str, overlay: str | tuple[str, ...] = (), **overrides: Any) -> None:
     """Run a task of a bundle.
 
@@ -135,7 +142,8 @@ def check_overrides(workflow: ConfigWorkflow, overrides: dict[str, Any]) -> None
             )
         default = workflow.parser[key]
         if value is True and not isinstance(default, bool):
-            raise ConfigError(f"--{key} needs a value, such as --{key} {default}")
+            example = "" if default is None else f", such as --{key} {default}"
+            raise ConfigError(f"--{key} needs a value{example}")
         if value is None:  # turns some things off; what cannot do without its number says so itself
             continue
         if type(default) in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):

@@ -364,6 +364,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"solver": "eulr"}, ConfigError, "did you mean 'euler'"),
     ({"steps": 0}, ConfigError, "steps is 0"),
     ({"per_class": 0}, ConfigError, "per_class is 0"),
+    ({"only": "Normal"}, ConfigError, "only is 'Normal', did you mean 'normal'"),
     ({"mask_variation": -1}, ConfigError, "mask_variation is -1"),
     ({"format": "jpg"}, ConfigError, "format is 'jpg'; expected one of dcm, nii.gz, png"),
     ({"shard": 2, "shards": 2}, ConfigError, "shard is 2 of 2"),

@@ -235,6 +235,14 @@ def test_low_strength_stays_near_the_source(tiny_dataset: str, model: Path) -> N
     assert distances[0.1] < 0.3 * distances[0.9]
 
 
+def test_pictures_of_own_words(generate: Callable[..., Path], tmp_path: Path) -> None:
+    wish = {"prompt": "anterior scan, hot nodule", "only": "normal", "per_class": 2}
+    items = load_datalist(generate(tmp_path / "D", **wish), "training")
+    assert [(item["prompt"], item["label"]) for item in items] == [("anterior scan, hot nodule", 2)] * 2
+    with pytest.raises(DatasetError, match="made with other settings"):
+        generate(tmp_path / "D", **(wish | {"prompt": "anterior scan"}))
+
+
 def _without(tiny_dataset: str, folder: Path, key: str) -> str:
     shutil.copytree(tiny_dataset, folder)
     content = json.loads((folder / "dataset.json").read_text())

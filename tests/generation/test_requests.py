@@ -147,6 +147,38 @@ def test_only_items_with_a_mask_are_sources() -> None:
     assert len(_batches(data=data, use_masks=False)) == 4
 
 
+def _tokens(prompts: list[str]) -> torch.Tensor:
+    return torch.tensor([[len(prompt)] for prompt in prompts])
+
+
+def test_own_words_and_one_class() -> None:
+    batches = _batches(only="hot", prompt="large hot nodule", tokenizer=_tokens)
+    requests = [request for number in range(len(batches)) for request in batches[number]["requests"]]
+    assert [(request.source["label"], request.prompt) for request in requests] == [(1, "large hot nodule")] * 5
+    assert batches[0]["conditions"]["tokens"].tolist() == [[16]] * 4
+    assert batches.labels == {"1"}
+    assert (batches.recipe()["only"], batches.recipe()["prompt"]) == ("hot", "large hot nodule")
+    several = [item | {"label": [int(item["label"] == 1), 1, 0]} for item in _data()]
+    assert _batches(only="cold", data=several).labels == {"110"}
+    told = [item | {"prompt": "scan"} if item["label"] == 1 else item for item in _data()]
+    assert _batches(only="hot", data=told, tokenizer=_tokens)[0]["requests"][0].prompt == "scan"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"only": "hto"}, "only is 'hto', did you mean 'hot'"),
+        ({"only": 1}, "only is 1; the classes are 'cold', 'hot', 'normal'"),
+        ({"prompt": "hot nodule", "tokenizer": _tokens}, "name the class that these pictures are to have: --only"),
+        ({"prompt": "hot nodule", "only": "hot"}, "this mode draws without one; take --mode"),
+        ({"prompt": " ", "only": "hot", "tokenizer": _tokens}, "expected words"),
+    ],
+)
+def test_own_words_without_what_they_need_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _batches(**options)
+
+
 def test_label_and_centre_that_the_model_has_not_seen_are_named() -> None:
     batches = _batches(data=[item | {"centre": "unknown"} for item in _data()])
     with pytest.raises(DatasetError, match=r"0\.dcm: the model has seen no picture of label 0 at centre 'unknown'"):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fire.decorators import FIRE_METADATA, FIRE_PARSE_FNS
 
 from scintikit.errors import ConfigError
 from tools.run import BUNDLES, find_bundle, find_configs, run
@@ -40,6 +41,13 @@ def test_unknown_task_and_overlay_name_the_known_ones() -> None:
         find_configs(BUNDLE, "trainin")
     with pytest.raises(ConfigError, match="no overlay 'multi_gpu', did you mean 'multi_gpu_train'"):
         find_configs(BUNDLE, "training", ("multi_gpu",))
+
+
+def test_words_of_a_prompt_stay_as_they_are_typed() -> None:
+    parse = getattr(run, FIRE_METADATA)[FIRE_PARSE_FNS]["named"]["prompt"]
+    assert [parse(text) for text in ("hot,cold", "3", "None", "True")] == ["hot,cold", "3", None, True]
+    with pytest.raises(ConfigError, match="--prompt needs a value"):
+        run("sd_generator", "generating", prompt=True)
 
 
 @pytest.mark.parametrize("wrong", ["batch_sizze", "validate#dataloader#batch_sizze"])
