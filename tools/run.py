@@ -20,6 +20,9 @@ from scintikit.errors import ConfigError, did_you_mean, find_cause
 
 BUNDLES = Path(__file__).resolve().parent.parent / "bundles"
 
+#: Lists of which the config does not show it, because a component makes the default.
+LISTS = ("class_names",)
+
 
 def _verbatim(text: str) -> str | bool | None:
     """Return words as they are typed, where Fire would make a list of "cold nodule,scan" or a number of "3"."""
@@ -55,7 +58,7 @@ def run(bundle: str, task: str, overlay: str | tuple[str, ...] = (), **overrides
     kind = "train" if files[0].stem == "train" else "infer"
     workflow = ConfigWorkflow(config_file=[str(file) for file in files], run_id=run_id, workflow_type=kind)
     check_overrides(workflow, overrides)
-    workflow.parser.update(pairs=overrides)
+    workflow.parser.update(pairs=as_lists(workflow, overrides))
     try:
         workflow.initialize()
         workflow.run()
@@ -148,6 +151,23 @@ def check_overrides(workflow: ConfigWorkflow, overrides: dict[str, Any]) -> None
             continue
         if type(default) in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise ConfigError(f"--{key} is {value!r}; expected a number, such as {default}")
+
+
+def as_lists(workflow: ConfigWorkflow, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return the overrides with lists where the config expects lists: "hot nodule,normal" would fall into letters."""
+    return {
+        key: _as_list(value) if key in LISTS or isinstance(workflow.parser[key], list) else value
+        for key, value in overrides.items()
+    }
+
+
+def _as_list(value: Any) -> Any:
+    """Return a list of text parted by commas, or of a tuple, which is what Fire makes of "a,b"."""
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, str) and not value.startswith(("$", "@")):
+        return [part.strip() for part in value.split(",")]
+    return value
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fire.decorators import FIRE_METADATA, FIRE_PARSE_FNS
 
-from scintikit.errors import ConfigError
-from tools.run import BUNDLES, find_bundle, find_configs, run
+from scintikit.errors import ConfigError, DatasetError
+from tools.run import BUNDLES, as_lists, find_bundle, find_configs, run
 
 BUNDLE = BUNDLES / "thyroid_cls"
 
@@ -41,6 +42,19 @@ def test_unknown_task_and_overlay_name_the_known_ones() -> None:
         find_configs(BUNDLE, "trainin")
     with pytest.raises(ConfigError, match="no overlay 'multi_gpu', did you mean 'multi_gpu_train'"):
         find_configs(BUNDLE, "training", ("multi_gpu",))
+
+
+@pytest.mark.parametrize("value", ["hot nodule, cold nodule", ("hot nodule", "cold nodule")])
+def test_class_names_can_be_parted_by_commas(value: object, train: Callable[..., None]) -> None:
+    with pytest.raises(DatasetError, match=r"set up for \['hot nodule', 'cold nodule'\]"):
+        train(class_names=value)
+
+
+def test_text_becomes_a_list_only_where_a_list_is_expected() -> None:
+    workflow = SimpleNamespace(parser={"views": ["ANT"], "class_names": {}, "precision": "auto"})
+    given = {"views": "ANT,POST", "class_names": "@names", "precision": "a,b"}
+    expected = {"views": ["ANT", "POST"], "class_names": "@names", "precision": "a,b"}
+    assert as_lists(workflow, given) == expected  # type: ignore[arg-type]
 
 
 def test_words_of_a_prompt_stay_as_they_are_typed() -> None:
