@@ -333,6 +333,7 @@ def test_generator_without_a_plausible_picture_stops(
     with pytest.raises(ScintikitError, match=r"none of 10 pictures is plausible.*10 empty.*train the generator longer"):
         generate(tmp_path / "D", ckpt_dir=str(folder), batch_size=10)
     assert not (tmp_path / "D" / "images").exists()
+    assert (generate(tmp_path / "D", per_class=1) / "dataset.json").is_file()  # with a better model
 
 
 def test_class_without_a_plausible_picture_stops(
