@@ -20,8 +20,14 @@ from scintikit.errors import ConfigError, did_you_mean, find_cause
 
 BUNDLES = Path(__file__).resolve().parent.parent / "bundles"
 
-#: Lists of which the config does not show it, because a component makes the default.
+#: Options whose default is made by a component.
+COMPONENT_DEFAULTS = ("dataset_dir", "class_names")
+#: Those of them that are lists, which the config does not show.
 LISTS = ("class_names",)
+#: Lists of things to do and of components.
+MACHINERY = ("imports", "initialize", "finalize", "handlers")
+#: Configs that are no overlay.
+MAIN_CONFIGS = ("train", "evaluate", "inference", "metadata")
 
 
 def _verbatim(text: str) -> str | bool | None:
@@ -106,7 +112,10 @@ def find_configs(root: Path, task: str, overlays: tuple[str, ...] = ()) -> tuple
         raise ConfigError(f"{root.name} has no task {task!r}{did_you_mean(task, known)}; known are {', '.join(known)}")
     for overlay in overlays:
         if overlay not in configs:
-            raise ConfigError(f"{root.name} has no overlay {overlay!r}{did_you_mean(overlay, configs)}")
+            known = overlays_of(root)
+            raise ConfigError(
+                f"{root.name} has no overlay {overlay!r}{did_you_mean(overlay, known)}; known are {', '.join(known)}"
+            )
         names.append(overlay)
     run_id = task if any(task in configs[name] for name in names) else "run"
     return [root / "configs" / f"{name}.json" for name in names], run_id
@@ -117,6 +126,11 @@ def tasks(root: Path) -> list[str]:
     configs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (root / "configs").glob("*.json")}
     ids = {key for config in configs.values() for key in config if _is_task(config, key)}
     return sorted(ids - {"run"} | {name for name, config in configs.items() if "bundle_root" in config} - {"train"})
+
+
+def overlays_of(root: Path) -> list[str]:
+    """Return what can be laid over a bundle's configs with `--overlay`."""
+    return sorted(path.stem for path in (root / "configs").glob("*.json") if path.stem not in MAIN_CONFIGS)
 
 
 def _is_task(config: dict[str, Any], key: str) -> bool:
@@ -136,12 +150,11 @@ def check_overrides(workflow: ConfigWorkflow, overrides: dict[str, Any]) -> None
     Only what the config states as a plain number is checked for its type; an expression may become anything.
     """
     config = workflow.parser.get()
-    flat = [key for key, value in config.items() if not isinstance(value, dict) and not _is_task(config, key)]
     for key, value in overrides.items():
         if key not in workflow.parser:
             raise ConfigError(
-                f"unknown option --{key}{did_you_mean(key, config)}; known are {', '.join(flat)}, and every other item "
-                "of the config by its id, such as --validate#dataloader#batch_size"
+                f"unknown option --{key}{did_you_mean(key, config)}; known are {', '.join(options(config))}, and every "
+                "other item of the config by its id, such as --validate#dataloader#batch_size"
             )
         default = workflow.parser[key]
         if value is True and not isinstance(default, bool):
@@ -151,6 +164,16 @@ def check_overrides(workflow: ConfigWorkflow, overrides: dict[str, Any]) -> None
             continue
         if type(default) in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise ConfigError(f"--{key} is {value!r}; expected a number, such as {default}")
+
+
+def options(config: dict[str, Any]) -> list[str]:
+    """Return the items of a config that are made to be changed: values, not the machinery made of them."""
+    return [
+        key
+        for key, value in config.items()
+        if key in COMPONENT_DEFAULTS
+        or not (isinstance(value, dict) or key in MACHINERY or key.startswith("_") or _is_task(config, key))
+    ]
 
 
 def as_lists(workflow: ConfigWorkflow, overrides: dict[str, Any]) -> dict[str, Any]:

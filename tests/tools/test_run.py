@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import pytest
 from fire.decorators import FIRE_METADATA, FIRE_PARSE_FNS
 
 from scintikit.errors import ConfigError, DatasetError
-from tools.run import BUNDLES, as_lists, find_bundle, find_configs, run
+from tools.__main__ import _explain_run
+from tools.run import BUNDLES, as_lists, find_bundle, find_configs, options, run
 
 BUNDLE = BUNDLES / "thyroid_cls"
 
@@ -42,6 +44,20 @@ def test_unknown_task_and_overlay_name_the_known_ones() -> None:
         find_configs(BUNDLE, "trainin")
     with pytest.raises(ConfigError, match="no overlay 'multi_gpu', did you mean 'multi_gpu_train'"):
         find_configs(BUNDLE, "training", ("multi_gpu",))
+    with pytest.raises(ConfigError, match="known are fast, finetune_sd, multi_gpu_train, train_autoencoder"):
+        find_configs(BUNDLES / "sd_generator", "training", ("autoencoder",))
+
+
+def test_usage_lists_tasks_and_overlays(capsys: pytest.CaptureFixture[str]) -> None:
+    _explain_run()
+    assert "overlays: fast, finetune_sd, multi_gpu_train, train_autoencoder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", ["train", "inference"])
+def test_options_are_what_a_user_may_change(config: str) -> None:
+    listed = options(json.loads((BUNDLES / "sd_generator" / "configs" / f"{config}.json").read_text()))
+    assert {"dataset_dir", "class_names", "batch_size", "seed"} <= set(listed)
+    assert not {"imports", "initialize", "handlers", "network", "training", "generating", "run"} & set(listed)
 
 
 @pytest.mark.parametrize("value", ["hot nodule, cold nodule", ("hot nodule", "cold nodule")])
