@@ -227,14 +227,14 @@ class RequestBatches(Dataset):
         return {name: getattr(self, name) for name in names}
 
     def check(self) -> None:
-        """Make sure that a count level is known for every item that can be asked for.
+        """Make sure that a count level is known, and the prompt can be read, of every item that can be asked for.
 
         Raises
         ------
         ConfigError
             If the statistics are unusable.
         DatasetError
-            If the model has not seen a label at a centre.
+            If the model has not seen a label at a centre, or a strict tokenizer refuses a prompt.
         """
         for item in self._chosen:
             if not self.statistics.levels(item["label"], item["centre"]):
@@ -242,6 +242,8 @@ class RequestBatches(Dataset):
                     f"{item['image']}: the model has seen no picture of label {label_key(item['label'])} at centre "
                     f"{item['centre']!r}; generate from the dataset it was trained on, see --dataset_dir"
                 )
+        if self.tokenizer is not None:
+            self.tokenizer(sorted({str(self._prompt_of(item)) for item in self._chosen}))
 
     @property
     def labels(self) -> set[str]:

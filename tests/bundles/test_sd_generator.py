@@ -279,6 +279,7 @@ def test_strict_refuses_words_that_the_model_has_not_learned(
     (tmp_path / "other" / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(DatasetError, match="has not learned 'photographed', 'by', 'moonlight'"):
         generate(tmp_path / "D", strict=True, dataset_dir=str(tmp_path / "other"))
+    assert not (tmp_path / "D").exists()
     generate(tmp_path / "D", strict=False, dataset_dir=str(tmp_path / "other"))
 
 

@@ -12,7 +12,7 @@ import torch
 from monai.transforms import Compose, Lambda
 
 from scintikit.errors import ConfigError, DatasetError
-from scintikit.generation import MissingBatches, PrepareRequests, RequestBatches
+from scintikit.generation import MissingBatches, PrepareRequests, RequestBatches, WordTokenizer
 from scintikit.generation.devices import name_devices
 from scintikit.generation.quality import Diversity
 from scintikit.generation.records import Record, record_path
@@ -184,6 +184,15 @@ def test_label_and_centre_that_the_model_has_not_seen_are_named() -> None:
     with pytest.raises(DatasetError, match=r"0\.dcm: the model has seen no picture of label 0 at centre 'unknown'"):
         batches.check()
     _batches().check()
+
+
+def test_every_prompt_is_read_before_the_first_batch() -> None:
+    data = [item | {"prompt": "scan"} for item in _data()]
+    data[7]["prompt"] = "scan of a hot nodule"
+    tokenizer = WordTokenizer(["scan", "of", "a", "hot", "nodule"], length=3, strict=True)
+    with pytest.raises(DatasetError, match="its last 3 of 5 words do not fit"):
+        _batches(data=data, tokenizer=tokenizer).check()
+    _batches(data=data, tokenizer=tokenizer, only="hot", prompt="scan").check()
 
 
 @pytest.mark.parametrize(
