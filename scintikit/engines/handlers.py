@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from monai.handlers import ValidationHandler
 from tqdm import tqdm
 
 from scintikit.errors import ScintikitError
+
+logger = logging.getLogger(__name__)
 
 
 class SeedEpoch:
@@ -126,6 +130,28 @@ class ClipGradients:
         """Clip."""
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         torch.nn.utils.clip_grad_norm_(weights, self.max_norm)
+
+
+class TellMetrics:
+    """Log at the end of an evaluation what it measured, and where MONAI's MetricsSaver wrote it.
+
+    Parameters
+    ----------
+    output_dir
+        Folder of the MetricsSaver.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        self.output_dir = output_dir
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Log file and values."""
+        values = ", ".join(f"{name} {value:.5g}" for name, value in engine.state.metrics.items())
+        logger.info("wrote %s: %s", Path(self.output_dir) / "metrics.csv", values)
 
 
 class CaptureFeatures:
