@@ -96,11 +96,11 @@ class ValidateEpochs(ValidationHandler):
     def __init__(self, validator: Evaluator, interval: int = 1) -> None:
         super().__init__(interval=interval, validator=validator)
 
-    def attach(self, engine: Workflow) -> None:
+    def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def __call__(self, engine: Workflow) -> None:
+    def __call__(self, engine: Engine) -> None:
         """Validate if it is time."""
         epoch = engine.state.epoch
         if epoch % self.interval == 0 or epoch == engine.state.max_epochs:

@@ -98,7 +98,7 @@ def test_training_without_prompts_is_refused_before_it_starts(tiny_dataset: str,
     poor = _without(tiny_dataset, tmp_path / "poor", "prompt")
     with pytest.raises(DatasetError, match=r"poor: no training item has a prompt.*column `prompt`.*tools index"):
         _train(poor, tmp_path / "model")
-    assert not (tmp_path / "model").exists()
+    assert not list((tmp_path / "model").glob("*.pt"))
 
 
 def test_items_without_a_prompt_are_counted(
