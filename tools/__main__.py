@@ -48,11 +48,12 @@ def main() -> None:
 
 def _explain_run() -> None:
     """Print how `run` is used and what there is to run; Fire would only list three names."""
-    from tools.run import BUNDLES, tasks
+    from tools.run import BUNDLES, overlays_of, tasks
 
     print("usage: python -m tools run BUNDLE TASK [--overlay NAME] [--OPTION VALUE ...]\n")
     for folder in sorted(path.parent.parent for path in BUNDLES.glob("*/configs/metadata.json")):
         print(f"  {folder.name:16} {', '.join(tasks(folder))}")
+        print(f"  {'':16} overlays: {', '.join(overlays_of(folder))}")
     print("\nOptions are the items of the bundle's configs, such as --max_epochs 3; a wrong one lists them all.")
 
 

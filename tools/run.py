@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from fire.decorators import SetParseFns
 from monai.bundle import ConfigWorkflow
 
 from scintikit.bundles import enter
@@ -19,7 +20,22 @@ from scintikit.errors import ConfigError, did_you_mean, find_cause
 
 BUNDLES = Path(__file__).resolve().parent.parent / "bundles"
 
+#: Options whose default is made by a component.
+COMPONENT_DEFAULTS = ("dataset_dir", "class_names")
+#: Those of them that are lists, which the config does not show.
+LISTS = ("class_names",)
+#: Lists of things to do and of components.
+MACHINERY = ("imports", "initialize", "finalize", "handlers")
+#: Configs that are no overlay.
+MAIN_CONFIGS = ("train", "evaluate", "inference", "metadata")
 
+
+def _verbatim(text: str) -> str | bool | None:
+    """Return words as they are typed, where Fire would make a list of "cold nodule,scan" or a number of "3"."""
+    return {"True": True, "None": None}.get(text, text)
+
+
+@SetParseFns(prompt=_verbatim, only=_verbatim)
 def run(bundle: str, task: str, overlay: str | tuple[str, ...] = (), **overrides: Any) -> None:
     """Run a task of a bundle.
 
@@ -48,7 +64,7 @@ def run(bundle: str, task: str, overlay: str | tuple[str, ...] = (), **overrides
     kind = "train" if files[0].stem == "train" else "infer"
     workflow = ConfigWorkflow(config_file=[str(file) for file in files], run_id=run_id, workflow_type=kind)
     check_overrides(workflow, overrides)
-    workflow.parser.update(pairs=overrides)
+    workflow.parser.update(pairs=as_lists(workflow, overrides))
     try:
         workflow.initialize()
         workflow.run()
@@ -96,7 +112,10 @@ def find_configs(root: Path, task: str, overlays: tuple[str, ...] = ()) -> tuple
         raise ConfigError(f"{root.name} has no task {task!r}{did_you_mean(task, known)}; known are {', '.join(known)}")
     for overlay in overlays:
         if overlay not in configs:
-            raise ConfigError(f"{root.name} has no overlay {overlay!r}{did_you_mean(overlay, configs)}")
+            known = overlays_of(root)
+            raise ConfigError(
+                f"{root.name} has no overlay {overlay!r}{did_you_mean(overlay, known)}; known are {', '.join(known)}"
+            )
         names.append(overlay)
     run_id = task if any(task in configs[name] for name in names) else "run"
     return [root / "configs" / f"{name}.json" for name in names], run_id
@@ -107,6 +126,11 @@ def tasks(root: Path) -> list[str]:
     configs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (root / "configs").glob("*.json")}
     ids = {key for config in configs.values() for key in config if _is_task(config, key)}
     return sorted(ids - {"run"} | {name for name, config in configs.items() if "bundle_root" in config} - {"train"})
+
+
+def overlays_of(root: Path) -> list[str]:
+    """Return what can be laid over a bundle's configs with `--overlay`."""
+    return sorted(path.stem for path in (root / "configs").glob("*.json") if path.stem not in MAIN_CONFIGS)
 
 
 def _is_task(config: dict[str, Any], key: str) -> bool:
@@ -126,20 +150,47 @@ def check_overrides(workflow: ConfigWorkflow, overrides: dict[str, Any]) -> None
     Only what the config states as a plain number is checked for its type; an expression may become anything.
     """
     config = workflow.parser.get()
-    flat = [key for key, value in config.items() if not isinstance(value, dict) and not _is_task(config, key)]
     for key, value in overrides.items():
         if key not in workflow.parser:
             raise ConfigError(
-                f"unknown option --{key}{did_you_mean(key, config)}; known are {', '.join(flat)}, and every other item "
-                "of the config by its id, such as --validate#dataloader#batch_size"
+                f"unknown option --{key}{did_you_mean(key, config)}; known are {', '.join(options(config))}, and every "
+                "other item of the config by its id, such as --validate#dataloader#batch_size"
             )
         default = workflow.parser[key]
         if value is True and not isinstance(default, bool):
-            raise ConfigError(f"--{key} needs a value, such as --{key} {default}")
+            example = "" if default is None else f", such as --{key} {default}"
+            raise ConfigError(f"--{key} needs a value{example}")
         if value is None:  # turns some things off; what cannot do without its number says so itself
             continue
         if type(default) in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise ConfigError(f"--{key} is {value!r}; expected a number, such as {default}")
+
+
+def options(config: dict[str, Any]) -> list[str]:
+    """Return the items of a config that are made to be changed: values, not the machinery made of them."""
+    return [
+        key
+        for key, value in config.items()
+        if key in COMPONENT_DEFAULTS
+        or not (isinstance(value, dict) or key in MACHINERY or key.startswith("_") or _is_task(config, key))
+    ]
+
+
+def as_lists(workflow: ConfigWorkflow, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return the overrides with lists where the config expects lists: "hot nodule,normal" would fall into letters."""
+    return {
+        key: _as_list(value) if key in LISTS or isinstance(workflow.parser[key], list) else value
+        for key, value in overrides.items()
+    }
+
+
+def _as_list(value: Any) -> Any:
+    """Return a list of text parted by commas, or of a tuple, which is what Fire makes of "a,b"."""
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, str) and not value.startswith(("$", "@")):
+        return [part.strip() for part in value.split(",")]
+    return value
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -98,6 +98,8 @@ def load_datalist(folder: str | os.PathLike[str], split: str, class_names: Seque
         If the dataset breaks the contract, the split is unknown or empty, or its labels are not `class_names`.
     """
     dataset = load_dataset(folder)
+    if isinstance(class_names, str):
+        raise DatasetError(f"class_names is {class_names!r}; expected a list: --class_names \"['a','b']\"")
     if class_names is not None and list(class_names) != list(dataset.labels.values()):
         raise DatasetError(
             f"{dataset.root}: its labels are {list(dataset.labels.values())}, but the bundle is set up for "

@@ -25,7 +25,7 @@ class DatasetWriter:
     Parameters
     ----------
     folder : path
-        Where to write: absent, empty, or begun by the same recipe.
+        Where to write: absent, empty, begun by the same recipe, or by another one that has not written a file.
     name, description, licence, modality : str
         As in `dataset.json`.
     labels : sequence of str
@@ -62,7 +62,7 @@ class DatasetWriter:
             "licence": licence,
             "recipe": dict(recipe),
         }
-        self._begin()
+        self._begin(shared)
         if not shared:
             self.tidy()
 
@@ -107,18 +107,23 @@ class DatasetWriter:
         write_json(self.folder / FILE_NAME, content)
         return self.folder / FILE_NAME
 
-    def _begin(self) -> None:
-        """Claim the folder for this recipe, or make sure that it was claimed for it before."""
+    def _begin(self, shared: bool) -> None:
+        """Claim the folder for this recipe, or make sure that it was claimed for it before.
+
+        A claim with nothing behind it, of a run that was refused before its first file, gives way to a new one; not in
+        a shared folder, where it may be that of a run that is about to write.
+        """
         if self.folder.exists() and not self.folder.is_dir():
             raise DatasetError(f"{self.folder} is a file; name a folder for the dataset")
         claim = self.folder / RECIPE_NAME
-        if claim.is_file():
+        untouched = not self.folder.is_dir() or all(_may_be_claim(path) for path in self.folder.iterdir())
+        if claim.is_file() and (shared or not untouched):
             if _read(claim) != json.loads(json.dumps(self._header)):
                 raise DatasetError(
                     f"{self.folder} holds a dataset made with other settings or another version of the code "
                     f"(see its {RECIPE_NAME}); name another folder, or delete this one"
                 )
-        elif self.folder.is_dir() and not all(_may_be_claim(path) for path in self.folder.iterdir()):
+        elif not untouched:
             raise DatasetError(
                 f"{self.folder} is not empty and was not begun by this command; name a new folder for the dataset"
             )

@@ -12,7 +12,9 @@ from scintikit.engines.handlers import (
     EpochProgress,
     SeedEpoch,
     StopOnNonFiniteLoss,
+    TellMetrics,
     TensorBoardImages,
+    ValidateEpochs,
     WeightAverage,
 )
 from scintikit.engines.inferer import AutocastInferer
@@ -29,7 +31,9 @@ __all__ = [
     "PrepareImages",
     "SeedEpoch",
     "StopOnNonFiniteLoss",
+    "TellMetrics",
     "TensorBoardImages",
+    "ValidateEpochs",
     "WeightAverage",
     "WritePredictions",
     "calibrate",

@@ -24,7 +24,7 @@ class Checkpoints:
 
     MONAI's CheckpointSaver writes in place and forgets on resume which metric was the best so far; this one writes
     atomically and keeps all that decides how the training goes on. `model.pt` is a plain state dict on the CPU.
-    Attach it after the ValidationHandler, so that an epoch's metric is there when it looks.
+    Attach it after ValidateEpochs, so that an epoch's metric is there when it looks.
 
     Parameters
     ----------

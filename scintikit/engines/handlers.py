@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
-from monai.engines import IterationEvents, Workflow
+from monai.engines import Evaluator, IterationEvents, Workflow
+from monai.handlers import ValidationHandler
 from tqdm import tqdm
 
 from scintikit.errors import ScintikitError
+
+logger = logging.getLogger(__name__)
 
 
 class SeedEpoch:
@@ -74,6 +79,34 @@ class StopOnNonFiniteLoss:
             )
 
 
+class ValidateEpochs(ValidationHandler):
+    """MONAI's ValidationHandler, also in the last epoch, whatever the interval.
+
+    Otherwise a training whose `max_epochs` is no multiple of the interval leaves its last epochs out of `model.pt`, and
+    one of fewer epochs than the interval leaves no `model.pt` at all.
+
+    Parameters
+    ----------
+    validator
+        The validation engine.
+    interval
+        Every how many epochs.
+    """
+
+    def __init__(self, validator: Evaluator, interval: int = 1) -> None:
+        super().__init__(interval=interval, validator=validator)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Validate if it is time."""
+        epoch = engine.state.epoch
+        if epoch % self.interval == 0 or epoch == engine.state.max_epochs:
+            super().__call__(engine)
+
+
 class ClipGradients:
     """Shorten the gradients right before a step of the optimizer: after accumulation, and after fp16's scale is undone.
 
@@ -97,6 +130,28 @@ class ClipGradients:
         """Clip."""
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         torch.nn.utils.clip_grad_norm_(weights, self.max_norm)
+
+
+class TellMetrics:
+    """Log at the end of an evaluation what it measured, and where MONAI's MetricsSaver wrote it.
+
+    Parameters
+    ----------
+    output_dir
+        Folder of the MetricsSaver.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        self.output_dir = output_dir
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Log file and values."""
+        values = ", ".join(f"{name} {value:.5g}" for name, value in engine.state.metrics.items())
+        logger.info("wrote %s: %s", Path(self.output_dir) / "metrics.csv", values)
 
 
 class CaptureFeatures:

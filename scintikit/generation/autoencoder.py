@@ -22,6 +22,7 @@ from scintikit.engines.device import pick_dtype
 from scintikit.errors import ConfigError
 from scintikit.files import write_atomic
 from scintikit.generation.counts import grain_deviation
+from scintikit.generation.statistics import check_trained
 
 logger = logging.getLogger(__name__)
 
@@ -164,10 +165,16 @@ def measure_latents(autoencoder: Any, weights: str, ckpt_dir: str, pictures: Dat
         Preprocessed training items without augmentation.
     rank
         Process rank in distributed training; only rank 0 works.
+
+    Raises
+    ------
+    ConfigError
+        If there are no weights.
     """
     path = Path(ckpt_dir) / FILE_NAME
     if rank != 0:
         return path
+    check_trained(Path(weights))
     device = next(autoencoder.parameters()).device
     autoencoder.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
     autoencoder.eval()

@@ -107,7 +107,7 @@ class PreviewSamples:
             noise = torch.randn(shape, generator=generator)
             conditions = {"y": batch_labels(batch["label"]), "mask": batch["mask"], "level": batch["level"]}
             if self.tokenizer is not None:
-                conditions["tokens"] = self.tokenizer([item["prompt"] for item in items[start : start + BATCH]])
+                conditions["tokens"] = self.tokenizer([item.get("prompt", "") for item in items[start : start + BATCH]])
             conditions = {name: value.to(device) for name, value in conditions.items()}
             pictures = self.sampler(noise.to(device), self.network, **conditions)
             level = batch["level"].float()[:, None, None, None]

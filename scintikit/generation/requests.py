@@ -15,7 +15,7 @@ from monai.transforms import CastToTyped, Compose, DeleteItemsd
 from torch.utils.data import Dataset, Sampler
 
 from scintikit.data.contract import Item
-from scintikit.errors import ConfigError, DatasetError
+from scintikit.errors import ConfigError, DatasetError, did_you_mean
 from scintikit.generation.masks import Deformation, draw_deformation, vary_mask
 from scintikit.generation.records import record_path
 from scintikit.generation.statistics import TrainingStatistics, label_key
@@ -47,7 +47,7 @@ class Request:
     structures
         Soft one-hot `(M, H, W)` as the network sees them; None without a mask.
     prompt
-        The source's words; None without.
+        The source's words, or those asked for; None without.
     coverage
         `(H, W)` share of each model pixel in the camera's field of view.
     field
@@ -109,11 +109,15 @@ class RequestBatches(Dataset):
         Lend also the source's prompt, in tokens; None: no prompts.
     noise_shape
         Of one item's noise; None: that of its picture.
+    only
+        Name of a class: only items that show it; None: all classes.
+    prompt
+        Words for all items instead of the sources' prompts; needs `only`, for items are written with a label.
 
     Raises
     ------
     ConfigError
-        If a number is out of range.
+        If a number is out of range, there is no such class, or `prompt` cannot be used.
     DatasetError
         If masks are wanted and a class has none, or prompts and an item has none.
     """
@@ -131,6 +135,8 @@ class RequestBatches(Dataset):
         start: str | None = None,
         tokenizer: Tokenizer | None = None,
         noise_shape: Sequence[int] | None = None,
+        only: str | None = None,
+        prompt: str | None = None,
     ) -> None:
         for name, value, least in (("per_class", per_class, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -148,37 +154,96 @@ class RequestBatches(Dataset):
         self.start = start
         self.tokenizer = tokenizer
         self.noise_shape = noise_shape
+        self.only = only
+        self.prompt = prompt
+        self._check_wishes()
         # Half the precision of a soft mask is plenty, and it halves what a large dataset takes.
         # A Compose within a Compose counts as random for CacheDataset and would not be cached.
         spare = [] if start == "image" else [DeleteItemsd("image")]
         light = Compose([transform, *spare, CastToTyped("mask", torch.float16)]).flatten()
         self.sources = CacheDataset(data, light, runtime_cache=True, progress=False)
-        self.choices = _by_label(data, use_masks or start == "mask")
-        if tokenizer is not None:
-            _check_prompts(data)
+        self.choices = self._sources_of_labels(use_masks or start == "mask")
+        if tokenizer is not None and prompt is None:
+            _check_prompts(self._chosen)
+
+    def _check_wishes(self) -> None:
+        """Raise `ConfigError` if the class or the prompt that is asked for cannot be had."""
+        names = self._class_names
+        if self.only is not None and self.only not in names:
+            raise ConfigError(
+                f"only is {self.only!r}{did_you_mean(str(self.only), names)}; the classes are "
+                f"{', '.join(map(repr, names))}"
+            )
+        if self.prompt is None:
+            return
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise ConfigError(f"prompt is {self.prompt!r}; expected words, or leave it out for the dataset's prompts")
+        if self.only is None:
+            raise ConfigError(
+                f"a prompt is given, but no class; name the class that these pictures are to have: --only {names[0]!r}"
+            )
+        if self.tokenizer is None:
+            raise ConfigError("a prompt is given, but this mode draws without one; take --mode sd1, sd2 or sd4")
+
+    def _sources_of_labels(self, masked: bool) -> list[list[int]]:
+        """Return for each label, in ascending order, the places of its items that can be sources."""
+        choices = _by_label(self.sources.data, masked)
+        if self.only is not None:
+            number = self._class_names.index(self.only)
+            choices = {label: places for label, places in choices.items() if _shows(label, number)}
+        for label, places in choices.items():
+            if not places:
+                raise DatasetError(
+                    f"no training item of class {self._class_name(label)!r} has a mask, and this draws from masks; add "
+                    f"masks to the dataset, or {self._way_without_masks()}"
+                )
+        return [choices[label] for label in sorted(choices)]
+
+    @property
+    def _class_names(self) -> list[str]:
+        return list(self.statistics.settings["class_names"])
+
+    @property
+    def _chosen(self) -> list[Item]:
+        """The items that can be sources."""
+        return [self.sources.data[place] for places in self.choices for place in places]
+
+    def _class_name(self, label: int | Sequence[int]) -> str:
+        """Return a label in words; of several classes at once the names with "+" between them."""
+        names = self._class_names
+        if isinstance(label, int):
+            return names[label]
+        return " + ".join(name for name, shown in zip(names, label, strict=True) if shown) or "none"
+
+    def _way_without_masks(self) -> str:
+        """Return how the bundle generates without masks: one with prompts has modes for it."""
+        if self.tokenizer is not None:
+            return "take --mode sd2, which draws from the prompt alone"
+        return "give --use_masks False to draw from the class alone"
 
     def recipe(self) -> dict[str, Any]:
         """Return what decides the items, apart from the sources."""
-        names = ("per_class", "batch_size", "seed", "mask_variation", "use_masks", "start")
+        names = ("per_class", "batch_size", "seed", "mask_variation", "use_masks", "start", "only", "prompt")
         return {name: getattr(self, name) for name in names}
 
     def check(self) -> None:
-        """Make sure that a count level is known for every item that can be asked for.
+        """Make sure that a count level is known, and the prompt can be read, of every item that can be asked for.
 
         Raises
         ------
         ConfigError
             If the statistics are unusable.
         DatasetError
-            If the model has not seen a label at a centre.
+            If the model has not seen a label at a centre, or a strict tokenizer refuses a prompt.
         """
-        for places in self.choices:
-            for item in (self.sources.data[place] for place in places):
-                if not self.statistics.levels(item["label"], item["centre"]):
-                    raise DatasetError(
-                        f"{item['image']}: the model has seen no picture of label {label_key(item['label'])} at centre "
-                        f"{item['centre']!r}; generate from the dataset it was trained on, see --dataset_dir"
-                    )
+        for item in self._chosen:
+            if not self.statistics.levels(item["label"], item["centre"]):
+                raise DatasetError(
+                    f"{item['image']}: the model has seen no picture of label {label_key(item['label'])} at centre "
+                    f"{item['centre']!r}; generate from the dataset it was trained on, see --dataset_dir"
+                )
+        if self.tokenizer is not None:
+            self.tokenizer(sorted({str(self._prompt_of(item)) for item in self._chosen}))
 
     @property
     def labels(self) -> set[str]:
@@ -228,6 +293,12 @@ class RequestBatches(Dataset):
         """Number of views."""
         return len(self.statistics.settings["views"])
 
+    def _prompt_of(self, item: Item) -> str | None:
+        """Return the words for an item of this source; None without prompts."""
+        if self.tokenizer is None:
+            return None
+        return item["prompt"] if self.prompt is None else self.prompt
+
     def _request(self, index: int) -> tuple[Request, torch.Tensor, torch.Tensor | None]:
         """Draw an item, its mask `(M + 1, H, W)`, and the picture `(C, H, W)` that it starts from."""
         rng = np.random.default_rng((self.seed, index))
@@ -256,7 +327,7 @@ class RequestBatches(Dataset):
             matrix=(rows, columns),
             pixel_mm=(row_mm, column_mm),
             structures=mask[:-1] if self.use_masks else None,
-            prompt=item.get("prompt") if self.tokenizer is not None else None,
+            prompt=self._prompt_of(item),
             coverage=mask[-1],
             field=self.statistics.field(item["centre"], (rows, columns)),
         )
@@ -280,21 +351,19 @@ def _check_prompts(data: Sequence[Item]) -> None:
         )
 
 
-def _by_label(data: Sequence[Item], use_masks: bool) -> list[list[int]]:
-    """Return for each label, in ascending order, the places of its items that can be sources."""
+def _shows(label: int | Sequence[int], number: int) -> bool:
+    return label == number if isinstance(label, int) else bool(label[number])
+
+
+def _by_label(data: Sequence[Item], masked: bool) -> dict[Any, list[int]]:
+    """Return for each label the places of its items or, if wanted, of those that have a mask."""
     choices: dict[Any, list[int]] = {}
     for place, item in enumerate(data):
         label = tuple(item["label"]) if isinstance(item["label"], list) else item["label"]
         choices.setdefault(label, [])
-        if "mask" in item or not use_masks:
+        if "mask" in item or not masked:
             choices[label].append(place)
-    for label, places in choices.items():
-        if not places:
-            raise DatasetError(
-                f"no training item of label {label_key(label)} has a mask, and the model draws from masks; "
-                "give --use_masks False to draw from the class alone, or add masks to the dataset"
-            )
-    return [choices[label] for label in sorted(choices)]
+    return choices
 
 
 class PrepareRequests(PrepareBatch):

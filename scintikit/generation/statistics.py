@@ -31,6 +31,15 @@ def label_key(label: int | Sequence[int] | torch.Tensor) -> str:
     return "".join(str(int(v)) for v in value) if isinstance(value, list | tuple) else str(int(value))
 
 
+def check_trained(weights: Path) -> None:
+    """Raise `ConfigError` if there are no weights that could be measured."""
+    if not weights.is_file():
+        raise ConfigError(
+            f"there is no {weights}: no epoch was trained and validated; run `training` first, with --max_epochs of at "
+            "least 1"
+        )
+
+
 def measure_training(
     ckpt_dir: str,
     training: Iterable[Mapping[str, Any]],
@@ -68,8 +77,7 @@ def measure_training(
     if rank != 0:
         return path
     weights = path.with_name("model.pt")
-    if not weights.is_file():
-        raise ConfigError(f"there is no {weights}: no epoch was validated; give --val_interval 1, or more --max_epochs")
+    check_trained(weights)
     items: Any = training.dataset if isinstance(training, DataLoader) else training
     levels: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     statistics: dict[str, list[torch.Tensor]] = defaultdict(list)

@@ -333,6 +333,7 @@ def test_generator_without_a_plausible_picture_stops(
     with pytest.raises(ScintikitError, match=r"none of 10 pictures is plausible.*10 empty.*train the generator longer"):
         generate(tmp_path / "D", ckpt_dir=str(folder), batch_size=10)
     assert not (tmp_path / "D" / "images").exists()
+    assert (generate(tmp_path / "D", per_class=1) / "dataset.json").is_file()  # with a better model
 
 
 def test_class_without_a_plausible_picture_stops(
@@ -364,6 +365,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"solver": "eulr"}, ConfigError, "did you mean 'euler'"),
     ({"steps": 0}, ConfigError, "steps is 0"),
     ({"per_class": 0}, ConfigError, "per_class is 0"),
+    ({"only": "Normal"}, ConfigError, "only is 'Normal', did you mean 'normal'"),
     ({"mask_variation": -1}, ConfigError, "mask_variation is -1"),
     ({"format": "jpg"}, ConfigError, "format is 'jpg'; expected one of dcm, nii.gz, png"),
     ({"shard": 2, "shards": 2}, ConfigError, "shard is 2 of 2"),

@@ -110,6 +110,16 @@ def test_training_keeps_the_average_and_what_generation_needs(train_flow: Callab
     assert any(tag.startswith("samples/real_then_drawn") for tag in events.Tags()["images"])
 
 
+def test_evaluating_tells_what_it_measured(
+    train_flow: Callable[..., None], tiny_dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_flow(max_epochs=1, preview_interval=99)
+    folders = {"dataset_dir": tiny_dataset, "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path / "eval")}
+    run("fm_generator", "evaluating", **(SMALL | folders))
+    value = (tmp_path / "eval" / "metrics.csv").read_text().replace(",", " ").split()[-1]
+    assert f"wrote {tmp_path / 'eval' / 'metrics.csv'}: val_loss {float(value):.5g}" in capsys.readouterr().err
+
+
 def test_best_model_is_the_one_of_lowest_validation_loss(train_flow: Callable[..., None], tmp_path: Path) -> None:
     train_flow(max_epochs=4, preview_interval=99)
     events = EventAccumulator(str(tmp_path / "runs"), size_guidance={"scalars": 0})

@@ -14,10 +14,10 @@ import torch
 from monai.bundle import ConfigParser
 
 from scintikit.bundles import enter
-from scintikit.data import load_datalist
+from scintikit.data import label_names, load_datalist
 from scintikit.dicom import read_scintigram
 from scintikit.errors import ConfigError, DatasetError
-from scintikit.generation import LatentDataset
+from scintikit.generation import LatentDataset, PreviewSamples, generator_items
 from tools.run import BUNDLES, run
 
 CONFIGS = BUNDLES / "sd_generator" / "configs"
@@ -87,10 +87,46 @@ def test_training_without_an_autoencoder_says_what_to_do(tiny_dataset: str, tmp_
     assert not (tmp_path / "model.pt").exists()
 
 
-def test_training_that_never_validated_says_so(tiny_dataset: str, tiny_autoencoder: Path, tmp_path: Path) -> None:
-    shutil.copy(tiny_autoencoder / "autoencoder.pt", tmp_path)
-    with pytest.raises(ConfigError, match="no epoch was validated; give --val_interval 1"):
-        _train(tiny_dataset, tmp_path, val_interval=2)
+@pytest.mark.parametrize("overlay", ["train_autoencoder", ()])
+def test_measuring_without_a_trained_epoch_says_so(overlay: Any, tiny_dataset: str, tmp_path: Path) -> None:
+    folders = {"dataset_dir": tiny_dataset, "ckpt_dir": str(tmp_path), "log_dir": str(tmp_path / "runs")}
+    with pytest.raises(ConfigError, match=r"no .*model\.pt: no epoch was trained and validated; run `training` first"):
+        run("sd_generator", "measuring", overlay=overlay, **folders)
+
+
+def test_training_without_prompts_is_refused_before_it_starts(tiny_dataset: str, tmp_path: Path) -> None:
+    poor = _without(tiny_dataset, tmp_path / "poor", "prompt")
+    with pytest.raises(DatasetError, match=r"poor: no training item has a prompt.*column `prompt`.*tools index"):
+        _train(poor, tmp_path / "model")
+    assert not list((tmp_path / "model").glob("*.pt"))
+
+
+def test_items_without_a_prompt_are_counted(
+    tiny_dataset: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(tiny_dataset, tmp_path / "d")
+    content = json.loads((tmp_path / "d" / "dataset.json").read_text())
+    for item in content["training"][:5]:
+        del item["prompt"]
+    (tmp_path / "d" / "dataset.json").write_text(json.dumps(content))
+    generator_items(str(tmp_path / "d"), "training", label_names(tiny_dataset), 3, prompts=True)
+    assert "5 of 38 training items have no prompt" in caplog.text
+
+
+def test_preview_takes_items_without_a_prompt() -> None:
+    item = {"image": torch.zeros(1, 8, 8), "mask": torch.zeros(4, 8, 8), "label": 0, "level": 100.0}
+    told: list[str] = []
+
+    def tokenizer(prompts: Any) -> torch.Tensor:
+        told.extend(prompts)
+        return torch.zeros(len(prompts), 4, dtype=torch.int64)
+
+    def sampler(noise: torch.Tensor, network: Any, **conditions: Any) -> torch.Tensor:
+        return noise.abs()
+
+    preview = PreviewSamples(None, torch.nn.Linear(1, 1), None, sampler, tokenizer=tokenizer)  # type: ignore[arg-type]
+    assert preview._draw([item, item | {"prompt": "hot nodule"}]).shape == (2, 1, 8, 8)
+    assert told == ["", "hot nodule"]
 
 
 @pytest.mark.parametrize(
@@ -199,6 +235,14 @@ def test_low_strength_stays_near_the_source(tiny_dataset: str, model: Path) -> N
     assert distances[0.1] < 0.3 * distances[0.9]
 
 
+def test_pictures_of_own_words(generate: Callable[..., Path], tmp_path: Path) -> None:
+    wish = {"prompt": "anterior scan, hot nodule", "only": "normal", "per_class": 2}
+    items = load_datalist(generate(tmp_path / "D", **wish), "training")
+    assert [(item["prompt"], item["label"]) for item in items] == [("anterior scan, hot nodule", 2)] * 2
+    with pytest.raises(DatasetError, match="made with other settings"):
+        generate(tmp_path / "D", **(wish | {"prompt": "anterior scan"}))
+
+
 def _without(tiny_dataset: str, folder: Path, key: str) -> str:
     shutil.copytree(tiny_dataset, folder)
     content = json.loads((folder / "dataset.json").read_text())
@@ -235,6 +279,7 @@ def test_strict_refuses_words_that_the_model_has_not_learned(
     (tmp_path / "other" / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(DatasetError, match="has not learned 'photographed', 'by', 'moonlight'"):
         generate(tmp_path / "D", strict=True, dataset_dir=str(tmp_path / "other"))
+    assert not (tmp_path / "D").exists()
     generate(tmp_path / "D", strict=False, dataset_dir=str(tmp_path / "other"))
 
 

@@ -145,6 +145,8 @@ def test_unknown_or_empty_split(write, item):
     root = write(training=[item("A_1")])
     with pytest.raises(DatasetError, match="no split 'train'"):
         load_datalist(root, "train")
+    with pytest.raises(DatasetError, match=r"class_names is 'a,b'; expected a list: --class_names"):
+        load_datalist(root, "training", "a,b")
     with pytest.raises(DatasetError, match="'test' has no items"):
         load_datalist(root, "test")
 

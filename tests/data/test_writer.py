@@ -68,6 +68,7 @@ def test_finish_refuses_items_without_file_and_writes_nothing(tmp_path, item):
 
 def test_another_recipe_and_foreign_files_are_refused(tmp_path):
     DatasetWriter(tmp_path / "d", **SETTINGS, recipe={"seed": 1})
+    write_atomic(tmp_path / "d/images/A_1.dcm", b"x")
     with pytest.raises(DatasetError, match="other settings"):
         DatasetWriter(tmp_path / "d", **SETTINGS, recipe={"seed": 2})
     (tmp_path / "foreign").mkdir()
@@ -77,6 +78,14 @@ def test_another_recipe_and_foreign_files_are_refused(tmp_path):
     assert (tmp_path / "foreign/notes.txt").read_text() == "mine"
     with pytest.raises(DatasetError, match="is a file"):
         DatasetWriter(tmp_path / "foreign/notes.txt", **SETTINGS, recipe={})
+
+
+def test_claim_with_nothing_behind_it_gives_way_to_another_recipe(tmp_path):
+    for seed in (1, 2):
+        DatasetWriter(tmp_path, **SETTINGS, recipe={"seed": seed})
+    assert json.loads((tmp_path / "recipe.json").read_text())["recipe"] == {"seed": 2}
+    with pytest.raises(DatasetError, match="other settings"):  # another run may be about to write
+        DatasetWriter(tmp_path, **SETTINGS, recipe={"seed": 3}, shared=True)
 
 
 def test_nothing_is_deleted_in_a_folder_that_is_not_ours(tmp_path):

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine, State
+from monai.engines import SupervisedEvaluator
 
-from scintikit.engines import Checkpoints, load_pretrained, prepare_network
+from scintikit.engines import Checkpoints, ValidateEpochs, load_pretrained, prepare_network
 from scintikit.errors import ConfigError, DatasetError, ScintikitError
 from tools.run import BUNDLES
 
@@ -86,6 +87,26 @@ def test_dataset_with_other_labels_is_refused(train: Callable[..., None], tiny_d
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(DatasetError, match=r"Graves' disease.*give the dataset's as --class_names"):
         train(dataset_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(("interval", "epochs"), [(1, [1, 2, 3]), (2, [2, 3]), (3, [3]), (5, [3])])
+def test_last_epoch_is_validated_whatever_the_interval(
+    interval: int, epochs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated: list[int] = []
+    validator = object.__new__(SupervisedEvaluator)
+    monkeypatch.setattr(SupervisedEvaluator, "run", lambda self, epoch: validated.append(epoch))
+    engine = Engine(lambda engine, batch: None)
+    ValidateEpochs(validator, interval).attach(engine)
+    engine.run([0], max_epochs=3)
+    assert validated == epochs
+
+
+@pytest.mark.parametrize("bundle", ["thyroid_cls", "fm_generator", "sd_generator"])
+def test_bundles_validate_in_their_last_epoch(bundle: str) -> None:
+    handlers = json.loads((BUNDLES / bundle / "configs" / "train.json").read_text())["train"]["handlers"]
+    validation = [handler for handler in handlers if "validator" in handler]
+    assert [handler["_target_"] for handler in validation] == ["scintikit.engines.ValidateEpochs"]
 
 
 class _Validation:

@@ -12,7 +12,7 @@ import torch
 from monai.transforms import Compose, Lambda
 
 from scintikit.errors import ConfigError, DatasetError
-from scintikit.generation import MissingBatches, PrepareRequests, RequestBatches
+from scintikit.generation import MissingBatches, PrepareRequests, RequestBatches, WordTokenizer
 from scintikit.generation.devices import name_devices
 from scintikit.generation.quality import Diversity
 from scintikit.generation.records import Record, record_path
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 class Statistics:
     def __init__(self) -> None:
-        self.settings = {"views": ["ANT"], "spacing_mm": 2.0}
+        self.settings = {"views": ["ANT"], "spacing_mm": 2.0, "class_names": ["cold", "hot", "normal"]}
 
     def levels(self, label: int, centre: str) -> list[float]:
         return [] if centre == "unknown" else [100.0 * (label + 1), 100.0 * (label + 1) + 1]
@@ -136,9 +136,47 @@ def test_only_items_with_a_mask_are_sources() -> None:
     requests = [r for number in range(4) for r in _batches(data=data)[number]["requests"]]
     assert {request.source["id"] for request in requests} == {"I_0", "I_1", "I_2"}
     del data[1]["mask"]
-    with pytest.raises(DatasetError, match=r"label 1 has a mask.*--use_masks False"):
+    with pytest.raises(DatasetError, match=r"class 'hot' has a mask.*--use_masks False"):
         _batches(data=data)
+    told = [item | {"prompt": "scan"} for item in data]
+    with pytest.raises(DatasetError, match=r"class 'hot' has a mask.*or take --mode sd2"):
+        _batches(data=told, tokenizer=lambda prompts: torch.zeros(len(prompts), 4))
+    several = [item | {"label": [0, int(item["label"] == 1), 1]} for item in data]
+    with pytest.raises(DatasetError, match=r"class 'hot \+ normal' has a mask"):
+        _batches(data=several)
     assert len(_batches(data=data, use_masks=False)) == 4
+
+
+def _tokens(prompts: list[str]) -> torch.Tensor:
+    return torch.tensor([[len(prompt)] for prompt in prompts])
+
+
+def test_own_words_and_one_class() -> None:
+    batches = _batches(only="hot", prompt="large hot nodule", tokenizer=_tokens)
+    requests = [request for number in range(len(batches)) for request in batches[number]["requests"]]
+    assert [(request.source["label"], request.prompt) for request in requests] == [(1, "large hot nodule")] * 5
+    assert batches[0]["conditions"]["tokens"].tolist() == [[16]] * 4
+    assert batches.labels == {"1"}
+    assert (batches.recipe()["only"], batches.recipe()["prompt"]) == ("hot", "large hot nodule")
+    several = [item | {"label": [int(item["label"] == 1), 1, 0]} for item in _data()]
+    assert _batches(only="cold", data=several).labels == {"110"}
+    told = [item | {"prompt": "scan"} if item["label"] == 1 else item for item in _data()]
+    assert _batches(only="hot", data=told, tokenizer=_tokens)[0]["requests"][0].prompt == "scan"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"only": "hto"}, "only is 'hto', did you mean 'hot'"),
+        ({"only": 1}, "only is 1; the classes are 'cold', 'hot', 'normal'"),
+        ({"prompt": "hot nodule", "tokenizer": _tokens}, "name the class that these pictures are to have: --only"),
+        ({"prompt": "hot nodule", "only": "hot"}, "this mode draws without one; take --mode"),
+        ({"prompt": " ", "only": "hot", "tokenizer": _tokens}, "expected words"),
+    ],
+)
+def test_own_words_without_what_they_need_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _batches(**options)
 
 
 def test_label_and_centre_that_the_model_has_not_seen_are_named() -> None:
@@ -146,6 +184,15 @@ def test_label_and_centre_that_the_model_has_not_seen_are_named() -> None:
     with pytest.raises(DatasetError, match=r"0\.dcm: the model has seen no picture of label 0 at centre 'unknown'"):
         batches.check()
     _batches().check()
+
+
+def test_every_prompt_is_read_before_the_first_batch() -> None:
+    data = [item | {"prompt": "scan"} for item in _data()]
+    data[7]["prompt"] = "scan of a hot nodule"
+    tokenizer = WordTokenizer(["scan", "of", "a", "hot", "nodule"], length=3, strict=True)
+    with pytest.raises(DatasetError, match="its last 3 of 5 words do not fit"):
+        _batches(data=data, tokenizer=tokenizer).check()
+    _batches(data=data, tokenizer=tokenizer, only="hot", prompt="scan").check()
 
 
 @pytest.mark.parametrize(

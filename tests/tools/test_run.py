@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fire.decorators import FIRE_METADATA, FIRE_PARSE_FNS
 
-from scintikit.errors import ConfigError
-from tools.run import BUNDLES, find_bundle, find_configs, run
+from scintikit.errors import ConfigError, DatasetError
+from tools.__main__ import _explain_run
+from tools.run import BUNDLES, as_lists, find_bundle, find_configs, options, run
 
 BUNDLE = BUNDLES / "thyroid_cls"
 
@@ -40,6 +44,40 @@ def test_unknown_task_and_overlay_name_the_known_ones() -> None:
         find_configs(BUNDLE, "trainin")
     with pytest.raises(ConfigError, match="no overlay 'multi_gpu', did you mean 'multi_gpu_train'"):
         find_configs(BUNDLE, "training", ("multi_gpu",))
+    with pytest.raises(ConfigError, match="known are fast, finetune_sd, multi_gpu_train, train_autoencoder"):
+        find_configs(BUNDLES / "sd_generator", "training", ("autoencoder",))
+
+
+def test_usage_lists_tasks_and_overlays(capsys: pytest.CaptureFixture[str]) -> None:
+    _explain_run()
+    assert "overlays: fast, finetune_sd, multi_gpu_train, train_autoencoder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", ["train", "inference"])
+def test_options_are_what_a_user_may_change(config: str) -> None:
+    listed = options(json.loads((BUNDLES / "sd_generator" / "configs" / f"{config}.json").read_text()))
+    assert {"dataset_dir", "class_names", "batch_size", "seed"} <= set(listed)
+    assert not {"imports", "initialize", "handlers", "network", "training", "generating", "run"} & set(listed)
+
+
+@pytest.mark.parametrize("value", ["hot nodule, cold nodule", ("hot nodule", "cold nodule")])
+def test_class_names_can_be_parted_by_commas(value: object, train: Callable[..., None]) -> None:
+    with pytest.raises(DatasetError, match=r"set up for \['hot nodule', 'cold nodule'\]"):
+        train(class_names=value)
+
+
+def test_text_becomes_a_list_only_where_a_list_is_expected() -> None:
+    workflow = SimpleNamespace(parser={"views": ["ANT"], "class_names": {}, "precision": "auto"})
+    given = {"views": "ANT,POST", "class_names": "@names", "precision": "a,b"}
+    expected = {"views": ["ANT", "POST"], "class_names": "@names", "precision": "a,b"}
+    assert as_lists(workflow, given) == expected  # type: ignore[arg-type]
+
+
+def test_words_of_a_prompt_stay_as_they_are_typed() -> None:
+    parse = getattr(run, FIRE_METADATA)[FIRE_PARSE_FNS]["named"]["prompt"]
+    assert [parse(text) for text in ("hot,cold", "3", "None", "True")] == ["hot,cold", "3", None, True]
+    with pytest.raises(ConfigError, match="--prompt needs a value"):
+        run("sd_generator", "generating", prompt=True)
 
 
 @pytest.mark.parametrize("wrong", ["batch_sizze", "validate#dataloader#batch_sizze"])
