@@ -111,7 +111,7 @@ def measured(given: argparse.Namespace, setting: dict[str, Any], measure: Measur
 
 def draw_strength(found: list[dict[str, Any]], path: Path) -> None:
     """Draw the distance to the nearest training picture against the strength, with that of held-out pictures."""
-    figure = Figure(figsize=(5.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(5.6, 5.0), layout="constrained")
     axes = figure.subplots()
     for mode, colour in (("sd1", "#D55E00"), ("sd3", "#009E73")):
         curve = [item for item in found if item["mode"] == mode]
@@ -122,8 +122,8 @@ def draw_strength(found: list[dict[str, Any]], path: Path) -> None:
     held_out = found[0]["distance"]["held_out"]
     axes.axhline(held_out["0.5"], color="#0072B2", label="patients not trained on, median")
     axes.axhline(held_out["0.01"], color="#0072B2", linestyle=":", label="patients not trained on, nearest 1 %")
-    axes.set(xlabel="strength", ylabel="distance to the nearest training picture (1 - similarity)", ylim=(0, None))
-    axes.legend(frameon=False, loc="upper left")
+    axes.set(xlabel="strength", ylabel="distance to the nearest training picture", ylim=(0, None))
+    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=8)
     save_figure(figure, path)
 
 

@@ -19,6 +19,7 @@ from tools.pictures import classifier, load_pictures
 #: The column of conventionally augmented copies, as the classifiers see them in training.
 AUGMENTED = "CA"
 REAL, SYNTHETIC = "#0072B2", "#D55E00"
+DPI = 110  # grain does not compress, and a page is looked at on a screen
 
 
 @SetParseFns(output=str, bundle=str)
@@ -59,7 +60,7 @@ def gallery(*columns: str, output: str, bundle: str = "thyroid_cls", per_class: 
     titles = [f"{name}\n{label}" for label in np.repeat(classes, per_class) for name, _ in datasets]
     frames = [_frame(dataset) for _ in range(len(classes) * per_class) for _, dataset in datasets]
     pictures = np.stack(drawn, axis=1).reshape(-1, *drawn[0].shape[1:])
-    save_figure(sample_grid(pictures, titles, columns=len(datasets), accents=frames), output)
+    save_figure(sample_grid(pictures, titles, columns=len(datasets), accents=frames), output, dpi=DPI)
     print(f"gallery: {Path(output).expanduser()}")
 
 

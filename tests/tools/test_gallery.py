@@ -31,7 +31,7 @@ def test_rows_are_classes_and_columns_datasets(
 ) -> None:
     drawn: dict[str, Any] = {}
 
-    def save(figure: Any, path: str) -> None:
+    def save(figure: Any, path: str, dpi: int) -> None:
         drawn["titles"] = [axes.get_title() for axes in figure.axes]
         drawn["pictures"] = [axes.images[0].get_array() for axes in figure.axes]
         drawn["frames"] = [axes.spines["left"].get_edgecolor()[:3] for axes in figure.axes]

@@ -44,13 +44,13 @@ def test_unknown_task_and_overlay_name_the_known_ones() -> None:
         find_configs(BUNDLE, "trainin")
     with pytest.raises(ConfigError, match="no overlay 'multi_gpu', did you mean 'multi_gpu_train'"):
         find_configs(BUNDLE, "training", ("multi_gpu",))
-    with pytest.raises(ConfigError, match="known are fast, finetune_sd, multi_gpu_train, train_autoencoder"):
+    with pytest.raises(ConfigError, match="known are fast, finetune_sd, hub_text, multi_gpu_train, train_autoencoder"):
         find_configs(BUNDLES / "sd_generator", "training", ("autoencoder",))
 
 
 def test_usage_lists_tasks_and_overlays(capsys: pytest.CaptureFixture[str]) -> None:
     _explain_run()
-    assert "overlays: fast, finetune_sd, multi_gpu_train, train_autoencoder" in capsys.readouterr().out
+    assert "overlays: fast, finetune_sd, hub_text, multi_gpu_train, train_autoencoder" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("config", ["train", "inference"])
