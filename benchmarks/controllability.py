@@ -101,7 +101,6 @@ PAIRS = {
 
 def draw(given: argparse.Namespace, pair: Pair, prompt: str, folder: Path) -> list[dict[str, Any]]:
     """Generate the pictures of a prompt; return their items in the order of their noise."""
-    sources = [item for item in load_datalist(given.dataset, "training") if item["label"] == pair.labels[0]]
     run(
         "sd_generator",
         "generating",
@@ -111,7 +110,8 @@ def draw(given: argparse.Namespace, pair: Pair, prompt: str, folder: Path) -> li
         mode="sd2",
         per_class=given.pairs,
         guidance=given.guidance,
-        **{"dataset#data": [item | {"prompt": f"{OPENING}, {prompt}"} for item in sources]},
+        only=list(load_dataset(given.dataset).labels.values())[pair.labels[0]],
+        prompt=f"{OPENING}, {prompt}",
     )
     return sorted(load_datalist(str(folder), "training"), key=lambda item: item["origin"]["settings"]["index"])
 

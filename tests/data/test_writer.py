@@ -125,5 +125,8 @@ def test_several_runs_may_claim_a_shared_folder_at_once(tmp_path):
     """Whatever moment of the other's claim one sees: no file, a temporary one, the recipe itself."""
     (tmp_path / "d").mkdir()
     (tmp_path / "d/.recipe.json.xyz.tmp").write_text("{")
-    DatasetWriter(tmp_path / "d", **SETTINGS, recipe={}, shared=True)
-    DatasetWriter(tmp_path / "d", **SETTINGS, recipe={}, shared=True)
+    one, other = (DatasetWriter(tmp_path / "d", **SETTINGS, recipe={"a": 1}, shared=True) for _ in range(2))
+    assert one.folder == other.folder == tmp_path / "d"
+    assert not one.complete
+    with pytest.raises(DatasetError, match="other settings"):
+        DatasetWriter(tmp_path / "d", **SETTINGS, recipe={"a": 2}, shared=True)
