@@ -51,6 +51,8 @@ class DiffusionNetwork(nn.Module):
     """Denoiser of latents, conditional on prompt and mask.
 
     The prompt reaches the UNet twice: its words by cross-attention, and its first token, as a summary, with the time.
+    Two more channels tell each place its row and column (CoordConv, arXiv 1807.03247): a convolution is blind to where
+    it is, so that cross-attention could not tell "left lobe" from "right lobe".
 
     Parameters
     ----------
@@ -88,7 +90,7 @@ class DiffusionNetwork(nn.Module):
         self.text = PromptEncoder(vocabulary_size, context_length, text_width, text_layers) if text is None else text
         self.unet = DiffusionModelUNet(
             spatial_dims=2,
-            in_channels=latent_channels + mask_labels + 1,
+            in_channels=latent_channels + mask_labels + 1 + 2,
             out_channels=latent_channels,
             channels=channels,
             attention_levels=attention_levels,
@@ -134,7 +136,7 @@ class DiffusionNetwork(nn.Module):
         if mask.shape[1] != self.mask_labels + 1:
             raise ConfigError(f"masks have {mask.shape[1]} channels; expected {self.mask_labels + 1}, see mask_labels")
         meaning = self.text(self.no_prompt(x) if tokens is None else tokens)
-        inputs = torch.cat([x, 2 * mask - 1], dim=1).contiguous(memory_format=torch.channels_last)
+        inputs = torch.cat([x, 2 * mask - 1, coordinates(x)], dim=1).contiguous(memory_format=torch.channels_last)
         return self.unet(inputs, t, context=meaning, class_labels=meaning[:, 0])
 
     def no_mask(self, x: torch.Tensor) -> torch.Tensor:
@@ -146,3 +148,9 @@ class DiffusionNetwork(nn.Module):
     def no_prompt(self, x: torch.Tensor) -> torch.Tensor:
         """Return the tokens `(B, L)` of no prompt."""
         return self.text.no_prompt().to(x.device).expand(len(x), -1)
+
+
+def coordinates(x: torch.Tensor) -> torch.Tensor:
+    """Return row and column `(B, 2, h, w)` of each place in `x` `(B, c, h, w)`, from -1 to 1."""
+    sides = (torch.linspace(-1, 1, side, device=x.device, dtype=x.dtype) for side in x.shape[-2:])
+    return torch.stack(torch.meshgrid(*sides, indexing="ij")).expand(len(x), -1, -1, -1)
