@@ -1,6 +1,7 @@
-"""Training speed of thyroid_cls against the usual MONAI way, in one process, taking turns.
+"""Training speed of a classifier against the usual MONAI way, in one process, taking turns.
 
     python -m benchmarks.training --output benchmarks/results/training.json [--profile demo] [--rounds 5]
+    python -m benchmarks.training --bundle spect_bone_cls --profile bone_demo --batch-size 16 --output FILE.json
 
 - ours: the bundle's own trainer as `train.json` builds it, handlers and checkpoints included, one epoch a round.
 - usual: the same network, data, batch size, optimiser and number of steps with what MONAI's tutorials do: float32,
@@ -13,6 +14,7 @@ The images are cached before the clock starts. `ratio` is ours / usual; `share_o
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
 from typing import Any
 
@@ -20,18 +22,22 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset, DataLoader
 from monai.engines import SupervisedTrainer
-from monai.networks.nets import resnet18
 from monai.transforms import Compose, RandAffined, RandFlipd, RandScaleIntensityd
 
 from benchmarks.common import machine, take_turns, versions
+from scintikit.bundles import enter
+from scintikit.engines import PrepareImages
 from scintikit.files import write_json
 from scintikit.phantoms import simulated_dataset
+from scintikit.phantoms.skeleton import simulated_bone_dataset
 from tools.run import find_bundle
 
 
-def bundle(dataset: str, folder: str, batch_size: int) -> ConfigParser:
+def bundle(name: str, dataset: str, folder: str, batch_size: int) -> ConfigParser:
     """Return the parsed train.json with validation left out."""
-    configs = find_bundle("thyroid_cls") / "configs"
+    root = find_bundle(name)
+    enter(root)
+    configs = root / "configs"
     parser = ConfigParser()
     parser.read_config(str(configs / "train.json"))
     parser.read_meta(str(configs / "metadata.json"))
@@ -47,7 +53,7 @@ def one_epoch(trainer: Any, steps: int, batch_size: int) -> int:
     return steps * batch_size
 
 
-def usual_trainer(items: CacheDataset, batch_size: int, device: torch.device, loss: Any) -> SupervisedTrainer:
+def usual_trainer(parser: ConfigParser, batch_size: int) -> SupervisedTrainer:
     """Build the same training the way MONAI's tutorials do."""
     augment = Compose(
         [
@@ -63,18 +69,19 @@ def usual_trainer(items: CacheDataset, batch_size: int, device: torch.device, lo
             RandScaleIntensityd("image", factors=0.1, prob=1.0),
         ]
     )
+    items = parser.get_parsed_content("train#dataset")
     cached = [items[index] for index in range(len(items))]
     loader = DataLoader(
         CacheDataset(cached, augment, progress=False), batch_size=batch_size, shuffle=True, drop_last=True
     )
-    network = resnet18(spatial_dims=2, n_input_channels=1, num_classes=4, conv1_t_stride=2).to(device)
+    network = copy.deepcopy(parser.get_parsed_content("network")).to(memory_format=torch.contiguous_format)
     return SupervisedTrainer(
-        device=device,
+        device=parser.get_parsed_content("device"),
         max_epochs=1,
         train_data_loader=loader,
         network=network,
         optimizer=torch.optim.AdamW(network.parameters(), lr=1e-3),
-        loss_function=loss,
+        loss_function=parser.get_parsed_content("loss"),
         decollate=False,
     )
 
@@ -83,10 +90,8 @@ def bare_steps(parser: ConfigParser, steps: int, batch_size: int) -> int:
     """Take training steps on one batch in the bundle's precision and memory format."""
     network, loss = parser.get_parsed_content("network"), parser.get_parsed_content("loss")
     optimizer, inferer = parser.get_parsed_content("optimizer"), parser.get_parsed_content("train#inferer")
-    device = parser.get_parsed_content("device")
-    side = parser.get_parsed_content("image_size")
-    image = torch.rand(batch_size, 1, *side, device=device).contiguous(memory_format=torch.channels_last)
-    label = torch.randint(4, (batch_size,), device=device)
+    batch = next(iter(parser.get_parsed_content("train#dataloader")))
+    image, label = PrepareImages()(batch, parser.get_parsed_content("device"))
     network.train()
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
@@ -99,16 +104,17 @@ def main() -> None:
     """Measure and write the JSON."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--output", required=True)
-    arguments.add_argument("--profile", default="demo")
+    arguments.add_argument("--bundle", default="thyroid_cls")
+    arguments.add_argument("--profile", default="demo", help="of the simulated dataset, bone_... for spect_bone_cls")
     arguments.add_argument("--batch-size", type=int, default=32)
     arguments.add_argument("--rounds", type=int, default=5)
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        parser = bundle(simulated_dataset(given.profile), folder, given.batch_size)
+        simulate = simulated_bone_dataset if given.profile.startswith("bone") else simulated_dataset
+        parser = bundle(given.bundle, simulate(given.profile), folder, given.batch_size)
         ours = parser.get_parsed_content("train#trainer")
         steps = len(parser.get_parsed_content("train#dataloader"))
-        items = parser.get_parsed_content("train#dataset")
-        usual = usual_trainer(items, given.batch_size, ours.state.device, parser.get_parsed_content("loss"))
+        usual = usual_trainer(parser, given.batch_size)
         ways = {
             "usual": lambda: one_epoch(usual, steps, given.batch_size),
             "ours": lambda: one_epoch(ours, steps, given.batch_size),
@@ -120,7 +126,7 @@ def main() -> None:
         **rates,
         "ratio": speed["ours"] / speed["usual"],
         "share_of_bare": speed["ours"] / speed["bare"],
-        "settings": vars(given) | {"images_per_round": steps * given.batch_size, "network": "ResNet18, 128 x 128"},
+        "settings": vars(given) | {"images_per_round": steps * given.batch_size, "image_size": parser["image_size"]},
         "machine": machine(),
         "versions": versions(),
     }

@@ -18,7 +18,7 @@ from scintikit.engines.handlers import (
     WeightAverage,
 )
 from scintikit.engines.inferer import AutocastInferer
-from scintikit.engines.network import load_pretrained, prepare_network
+from scintikit.engines.network import coordinates, load_pretrained, prepare_network
 from scintikit.engines.outputs import EvaluationReport, WritePredictions
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "WeightAverage",
     "WritePredictions",
     "calibrate",
+    "coordinates",
     "grad_cam",
     "load_calibration",
     "load_pretrained",

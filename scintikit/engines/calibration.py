@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from scintikit.errors import ConfigError
 from scintikit.files import write_atomic
-from scintikit.metrics import conformal_threshold, fit_ood
+from scintikit.metrics import conformal_threshold, fit_ood, sensitivity_thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +52,16 @@ def predict(
     prepare_batch: Callable[..., tuple[torch.Tensor, torch.Tensor | None]],
     feature_layer: str,
     device: torch.device,
+    multi_label: bool = False,
 ) -> dict[str, np.ndarray]:
     """Run a classifier over a loader.
+
+    With `multi_label` every disease has a probability of its own, otherwise those of an image sum to 1.
 
     Returns
     -------
     dict
-        `probabilities` (N, C), `features` (N, D): the input of `feature_layer`, `labels` (N,).
+        `probabilities` (N, C), `features` (N, D): the input of `feature_layer`, `labels` (N,) or (N, C).
     """
     network = getattr(network, "module", network).eval()
     kept: dict[str, list[torch.Tensor]] = {"probabilities": [], "features": [], "labels": []}
@@ -69,7 +72,8 @@ def predict(
         with torch.no_grad():
             for batch in tqdm(loader, desc="calibrating", leave=False):
                 images, labels = prepare_batch(batch, device)
-                kept["probabilities"].append(inferer(images, network).softmax(dim=1).cpu())
+                logits = inferer(images, network)
+                kept["probabilities"].append((logits.sigmoid() if multi_label else logits.softmax(dim=1)).cpu())
                 if labels is not None:
                     kept["labels"].append(labels.cpu())
     finally:
@@ -88,13 +92,16 @@ def calibrate(
     device: torch.device,
     settings: dict[str, Any],
     alpha: float = 0.1,
+    target_sensitivity: float | None = None,
     rank: int = 0,
 ) -> Path:
-    """Measure the conformal threshold and the out-of-distribution score of `model.pt`; write `calibration.pt`.
+    """Measure thresholds and the out-of-distribution score of `model.pt`; write `calibration.pt`.
 
-    The threshold comes from validation patients, so sets cover the true class with probability 1 - alpha on patients
-    like those; how far that holds on other cameras is measured by the evaluation. The features of the training images
-    describe what the network knows; validation sets the score above which an image counts as unlike them.
+    Thresholds come from validation patients. With one class for each image, conformal sets cover the true class with
+    probability 1 - alpha on patients like those; with several diseases at once, each is called from the highest
+    probability on that finds `target_sensitivity` of those who have it. How far that holds on other cameras is measured
+    by the evaluation. The features of the training images describe what the network knows; validation sets the score
+    above which an image counts as unlike them.
 
     Parameters
     ----------
@@ -112,6 +119,8 @@ def calibrate(
         What inference must do as training did (class names, preprocessing); kept and compared when it is read.
     alpha
         Share of cases in which a conformal set may miss the true class.
+    target_sensitivity
+        Given, labels are lists of 0/1.
     rank
         Process rank in distributed training; only rank 0 works.
     """
@@ -120,19 +129,27 @@ def calibrate(
         return path
     weights = Path(ckpt_dir) / "model.pt"
     load_weights(network, weights)
-    known = predict(network, training, inferer, prepare_batch, feature_layer, device)
-    held_out = predict(network, validation, inferer, prepare_batch, feature_layer, device)
+    multi_label = target_sensitivity is not None
+    known = predict(network, training, inferer, prepare_batch, feature_layer, device, multi_label)
+    held_out = predict(network, validation, inferer, prepare_batch, feature_layer, device, multi_label)
+    truth = held_out["probabilities"], held_out["labels"]
+    if target_sensitivity is not None:
+        decision = {
+            "target_sensitivity": target_sensitivity,
+            "thresholds": sensitivity_thresholds(*truth, target_sensitivity).tolist(),
+        }
+    else:
+        decision = {"alpha": alpha, "conformal_threshold": conformal_threshold(*truth, alpha).tolist()}
     calibration = {
         "model_sha256": file_sha256(weights),
         "settings": settings,
-        "alpha": alpha,
-        "conformal_threshold": conformal_threshold(held_out["probabilities"], held_out["labels"], alpha).tolist(),
+        **decision,
         "ood": _tensors(fit_ood(known["features"], held_out["features"])),
     }
     buffer = io.BytesIO()
     torch.save(calibration, buffer)
     write_atomic(path, buffer.getvalue())
-    logger.info("wrote %s: conformal threshold %.3f", path, calibration["conformal_threshold"][0])
+    logger.info("wrote %s: %s", path, decision)
     return path
 
 

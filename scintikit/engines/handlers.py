@@ -196,7 +196,7 @@ class TensorBoardImages:
     interval
         Every how many epochs.
     keys
-        Of the trainer's output; pictures under several keys are shown in pairs.
+        Of the trainer's output; pictures under several keys are shown in pairs, and so are views.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class TensorBoardImages:
         first_of_epoch = (engine.state.iteration - 1) % engine.state.epoch_length == 0
         if first_of_epoch and (engine.state.epoch - 1) % self.interval == 0:
             shown = torch.stack([engine.state.output[key][: self.count] for key in self.keys], dim=1).flatten(0, 1)
-            images = shown.float().clamp(0, 1).cpu()
+            images = shown.flatten(0, 1)[:, None].float().clamp(0, 1).cpu()  # TensorBoard's channels are colours
             self.writer.add_images(self.tag, images, engine.state.epoch)
 
 

@@ -1,4 +1,4 @@
-"""Put a network on its device, if asked with pretrained weights."""
+"""What networks of several bundles need: to come to their device, pretrained weights, to know where a pixel is."""
 
 from __future__ import annotations
 
@@ -72,3 +72,12 @@ def load_pretrained(network: torch.nn.Module, path: str) -> list[str]:
         )
     network.load_state_dict(fitting, strict=False)
     return left
+
+
+def coordinates(x: torch.Tensor) -> torch.Tensor:
+    """Return row and column `(B, 2, H, W)` of each pixel of `x` `(B, C, H, W)`, from -1 to 1.
+
+    As further channels they tell a convolution where it is (CoordConv, arXiv 1807.03247).
+    """
+    sides = (torch.linspace(-1, 1, side, device=x.device, dtype=x.dtype) for side in x.shape[-2:])
+    return torch.stack(torch.meshgrid(*sides, indexing="ij")).expand(len(x), -1, -1, -1)

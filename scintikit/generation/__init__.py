@@ -9,6 +9,7 @@ from scintikit.generation.flow import PrepareFlow
 from scintikit.generation.generating import Generation
 from scintikit.generation.items import generator_items
 from scintikit.generation.latents import LatentDataset
+from scintikit.generation.layout import LayoutLearning
 from scintikit.generation.masks import Deformation, draw_deformation, vary_mask
 from scintikit.generation.modes import pick_mode
 from scintikit.generation.pretrained import (
@@ -40,6 +41,7 @@ __all__ = [
     "FrozenTextEncoder",
     "Generation",
     "LatentDataset",
+    "LayoutLearning",
     "MaskAndField",
     "MissingBatches",
     "PlausibleSampler",

@@ -50,9 +50,9 @@ class PromptEncoder(nn.Module):
 class DiffusionNetwork(nn.Module):
     """Denoiser of latents, conditional on prompt and mask.
 
-    The prompt reaches the UNet twice: its words by cross-attention, and its first token, as a summary, with the time.
-    Two more channels tell each place its row and column (CoordConv, arXiv 1807.03247): a convolution is blind to where
-    it is, so that cross-attention could not tell "left lobe" from "right lobe".
+    The prompt reaches the UNet in three ways: its words by cross-attention, and its first token, as a summary, with
+    the time and as a layout, a coarse map under the latents. Attention alone learned what to draw but not on which
+    side; the layout says where, and `scintikit.generation.LayoutLearning` teaches it before diffusion is trained.
 
     Parameters
     ----------
@@ -64,6 +64,8 @@ class DiffusionNetwork(nn.Module):
         As of `monai.networks.nets.DiffusionModelUNet`.
     vocabulary_size, context_length, text_width, text_layers
         As of `PromptEncoder`.
+    layout_channels, layout_size
+        Of the layout; at least a channel for each structure.
     text
         Module that reads prompts in its place, and knows the tokens of none, `scintikit.generation.FrozenTextEncoder`
         for instance: `(B, L', text_width)` from tokens `(B, L)`.
@@ -82,15 +84,22 @@ class DiffusionNetwork(nn.Module):
         context_length: int = 64,
         text_width: int = 96,
         text_layers: int = 2,
+        layout_channels: int = 4,
+        layout_size: int = 8,
         text: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.mask_labels = mask_labels
         self.step = 2 ** (len(channels) - 1)
         self.text = PromptEncoder(vocabulary_size, context_length, text_width, text_layers) if text is None else text
+        layout_channels = max(layout_channels, mask_labels)
+        self.layout = nn.Sequential(
+            nn.Linear(text_width, layout_channels * layout_size**2),
+            nn.Unflatten(1, (layout_channels, layout_size, layout_size)),
+        )
         self.unet = DiffusionModelUNet(
             spatial_dims=2,
-            in_channels=latent_channels + mask_labels + 1 + 2,
+            in_channels=latent_channels + mask_labels + 1 + layout_channels,
             out_channels=latent_channels,
             channels=channels,
             attention_levels=attention_levels,
@@ -136,8 +145,13 @@ class DiffusionNetwork(nn.Module):
         if mask.shape[1] != self.mask_labels + 1:
             raise ConfigError(f"masks have {mask.shape[1]} channels; expected {self.mask_labels + 1}, see mask_labels")
         meaning = self.text(self.no_prompt(x) if tokens is None else tokens)
-        inputs = torch.cat([x, 2 * mask - 1, coordinates(x)], dim=1).contiguous(memory_format=torch.channels_last)
+        layout = F.interpolate(self.layout(meaning[:, 0]), x.shape[-2:], mode="bilinear", align_corners=False)
+        inputs = torch.cat([x, 2 * mask - 1, layout], dim=1).contiguous(memory_format=torch.channels_last)
         return self.unet(inputs, t, context=meaning, class_labels=meaning[:, 0])
+
+    def structures(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return where prompts `(B, L)` put the structures, `(B, mask_labels, layout_size, layout_size)`."""
+        return self.layout(self.text(tokens)[:, 0])[:, : self.mask_labels]
 
     def no_mask(self, x: torch.Tensor) -> torch.Tensor:
         """Return the mask `(B, mask_labels + 1, h, w)` that says nothing about the structures."""
@@ -148,9 +162,3 @@ class DiffusionNetwork(nn.Module):
     def no_prompt(self, x: torch.Tensor) -> torch.Tensor:
         """Return the tokens `(B, L)` of no prompt."""
         return self.text.no_prompt().to(x.device).expand(len(x), -1)
-
-
-def coordinates(x: torch.Tensor) -> torch.Tensor:
-    """Return row and column `(B, 2, h, w)` of each place in `x` `(B, c, h, w)`, from -1 to 1."""
-    sides = (torch.linspace(-1, 1, side, device=x.device, dtype=x.dtype) for side in x.shape[-2:])
-    return torch.stack(torch.meshgrid(*sides, indexing="ij")).expand(len(x), -1, -1, -1)

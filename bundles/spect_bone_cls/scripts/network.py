@@ -1,0 +1,185 @@
+"""Networks that tell several diseases in the two views of one whole-body bone scintigram.
+
+All of them take images `(B, 2, H, W)`, anterior and posterior as displayed, and return one logit for each disease
+`(B, D)`; `heat_maps` says where. A view of zeros was not acquired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from monai.networks.blocks import ResidualUnit
+from monai.networks.nets import DenseNet121, resnet18
+from torch import nn
+
+from scintikit.data import mirror_posterior
+from scintikit.engines import coordinates, grad_cam
+from scintikit.errors import ConfigError, did_you_mean
+
+VIEWS = 2
+#: Evidence in a view that was not acquired: attention there is exactly 0, without the gradients of an infinity.
+NOTHING = -1e4
+
+
+class TwoViewNetwork(nn.Module):
+    """One encoder for both views, which then look at each other; the brightest evidence decides.
+
+    The posterior view is mirrored, so that the same place of the body lies at the same pixel in both. A shared encoder
+    reads each view and where its pixels lie. At its deepest level each view sees what the other one shows there, and
+    the maps are handed back up to a quarter of the picture's resolution, where a lesion is a few pixels. There every
+    place of both views has its evidence s for each disease, and the logit is the mean of s with the weights
+    softmax(beta s), with a learned beta: attention that one metastasis can win as well as thirty can.
+
+    Parameters
+    ----------
+    diseases
+        D, number of logits.
+    channels
+        Width of the encoder at 1/4, 1/8, 1/16, ... of the resolution.
+    blocks
+        Residual units at each of these levels.
+    width
+        Of the maps that evidence is read from.
+    """
+
+    def __init__(
+        self, diseases: int = 2, channels: Sequence[int] = (32, 64, 128, 192), blocks: int = 1, width: int = 64
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1 + 2, channels[0] // 2, 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(channels[0] // 2),
+            nn.ReLU(inplace=True),
+        )
+        inward = [channels[0] // 2, *channels]
+        self.levels = nn.ModuleList(
+            nn.Sequential(unit(inward[level], out, stride=2), *(unit(out, out) for _ in range(blocks - 1)))
+            for level, out in enumerate(channels)
+        )
+        self.exchange = unit(2 * channels[-1], channels[-1])
+        self.lateral = nn.ModuleList(nn.Conv2d(out, width, 1) for out in channels)
+        self.smooth = unit(width, width)
+        self.evidence = nn.Conv2d(width, diseases, 1)
+        nn.init.constant_(self.evidence.bias, -2.0)  # most places are healthy
+        self.beta = nn.Parameter(torch.zeros(diseases))
+        self.pooled = nn.Identity()  # its input describes the picture, see `scintikit.engines.calibrate`
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits `(B, D)` of images `(B, 2, H, W)`."""
+        maps, evidence = self.read(x)
+        flat = evidence.flatten(2)
+        attention = (F.softplus(self.beta)[:, None] * flat).softmax(dim=2)
+        # Features of the places looked at, for each disease.
+        self.pooled(torch.einsum("bdn,bcn->bdc", attention.to(maps), maps.flatten(2)).flatten(1))
+        return (attention * flat).sum(2)
+
+    def heat_maps(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the probability of each disease at each place, `(B, D, 2, H / 4, W / 4)`, as displayed."""
+        return mirror_posterior(self.read(x)[1].sigmoid())
+
+    def read(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return maps `(B, width, 2, h, w)` and evidence `(B, D, 2, h, w)`."""
+        batch = len(x)
+        views = mirror_posterior(x).flatten(0, 1)[:, None]  # (2 B, 1, H, W)
+        present = (views.amax((1, 2, 3), keepdim=True) > 0).to(views)
+        level = self.stem(torch.cat([views, coordinates(views)], 1).contiguous(memory_format=torch.channels_last))
+        levels = []
+        for block in self.levels:
+            level = block(level)
+            levels.append(level)
+        other = (level * present).unflatten(0, (batch, VIEWS)).flip(1).flatten(0, 1)
+        levels[-1] = self.exchange(torch.cat([level, other], 1))
+        maps = self.lateral[-1](levels[-1])
+        for lateral, level in zip(self.lateral[-2::-1], levels[-2::-1], strict=True):
+            maps = F.interpolate(maps, level.shape[-2:], mode="nearest") + lateral(level)
+        maps = self.smooth(maps)
+        evidence = self.evidence(maps).float().masked_fill(present == 0, NOTHING)
+        return _by_patient(maps, batch), _by_patient(evidence, batch)
+
+
+class StackedViews(nn.Module):
+    """A network for one picture with both views as its channels, the posterior mirrored: the baselines.
+
+    Parameters
+    ----------
+    body
+        From images `(B, 2, H, W)` to features `(B, F)`.
+    features
+        F.
+    diseases
+        D.
+    cam_layer
+        Of `body`, for the heat maps.
+    """
+
+    def __init__(self, body: nn.Module, features: int, diseases: int, cam_layer: str) -> None:
+        super().__init__()
+        self.body = body
+        self.pooled = nn.Identity()
+        self.head = nn.Linear(features, diseases)
+        self.cam_layer = f"body.{cam_layer}"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits `(B, D)` of images `(B, 2, H, W)`."""
+        return self.head(self.pooled(self.body(mirror_posterior(x).contiguous(memory_format=torch.channels_last))))
+
+    def heat_maps(self, x: torch.Tensor) -> torch.Tensor:
+        """Return Grad-CAM of each disease, `(B, D, 2, H, W)`, as displayed; the views share theirs."""
+        diseases = range(self.head.out_features)
+        maps = [grad_cam(self, self.cam_layer, x, torch.full((len(x),), disease)) for disease in diseases]
+        return mirror_posterior(torch.stack(maps, dim=1)[:, :, None].expand(-1, -1, VIEWS, -1, -1))
+
+
+def alexnet() -> nn.Sequential:
+    """Return the convolutions of AlexNet (Krizhevsky 2014, arXiv 1404.5997) for two views, then 512 features."""
+    return nn.Sequential(
+        *(nn.Conv2d(VIEWS, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(64, 192, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU()),
+        *(nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d((8, 2)), nn.Flatten(), nn.Dropout(), nn.Linear(256 * 16, 512), nn.ReLU(), nn.Dropout()),
+    )
+
+
+def densenet121() -> nn.Module:
+    """Return MONAI's DenseNet121 for two views, without its last layer."""
+    network = DenseNet121(spatial_dims=2, in_channels=VIEWS, out_channels=1)
+    network.class_layers.out = nn.Identity()
+    return network
+
+
+def build(architecture: str = "two_view", diseases: int = 2) -> nn.Module:
+    """Return a network by name: "two_view", or a baseline: "alexnet", "resnet18", "densenet121".
+
+    Raises
+    ------
+    ConfigError
+        If there is no network of that name.
+    """
+    match architecture:
+        case "two_view":
+            return TwoViewNetwork(diseases)
+        case "alexnet":
+            return StackedViews(alexnet(), 512, diseases, "12")
+        case "resnet18":
+            body = resnet18(spatial_dims=2, n_input_channels=VIEWS, conv1_t_stride=2, feed_forward=False)
+            return StackedViews(body, 512, diseases, "layer3")
+        case "densenet121":
+            return StackedViews(densenet121(), 1024, diseases, "features.denseblock3")
+    known = ("two_view", "alexnet", "resnet18", "densenet121")
+    raise ConfigError(
+        f"there is no architecture {architecture!r}{did_you_mean(architecture, known)}; known are {', '.join(known)}"
+    )
+
+
+def unit(inward: int, out: int, stride: int = 1) -> nn.Module:
+    """Return two 3 x 3 convolutions with a shortcut."""
+    return ResidualUnit(2, inward, out, strides=stride, act="RELU", norm="BATCH", bias=False)
+
+
+def _by_patient(maps: torch.Tensor, batch: int) -> torch.Tensor:
+    """Turn maps of views `(2 B, C, h, w)` into maps of patients `(B, C, 2, h, w)`."""
+    return maps.unflatten(0, (batch, VIEWS)).transpose(1, 2)

@@ -1,0 +1,51 @@
+"""Anterior and posterior view of the same patient."""
+
+from __future__ import annotations
+
+import torch
+
+from scintikit.data.augmentation import BatchAugmentation
+
+
+def mirror_posterior(pictures: torch.Tensor) -> torch.Tensor:
+    """Flip the columns of the second view of `(..., 2, H, W)`, which is displayed as seen from behind.
+
+    Both views then show the same place of the body at the same pixel. Applied twice it changes nothing.
+    """
+    anterior, posterior = pictures.unbind(-3)
+    return torch.stack([anterior, posterior.flip(-1)], dim=-3)
+
+
+class TwoViewAugmentation(BatchAugmentation):
+    """`BatchAugmentation` of a patient rather than of two pictures, and now and then only one of the views.
+
+    What turns or shifts a patient on the table to the right in the anterior view does so to the left in the posterior
+    one; a flip swaps the patient's left and right in both and leaves each the view that it is.
+
+    Parameters
+    ----------
+    rotate_deg, shift, scale, flip, brightness
+        As for `BatchAugmentation`.
+    one_view
+        Probability that a patient keeps one view alone, either with the same chance; the other becomes 0, as a view
+        that was not acquired.
+    """
+
+    def __init__(
+        self,
+        rotate_deg: float = 3.0,
+        shift: float = 0.04,
+        scale: float = 0.06,
+        flip: float = 0.5,
+        brightness: float = 0.1,
+        one_view: float = 0.1,
+    ) -> None:
+        super().__init__(rotate_deg, shift, scale, flip, brightness)
+        self.one_view = one_view
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return augmented images `(B, 2, H, W)`, anterior view first."""
+        images = mirror_posterior(super().__call__(mirror_posterior(images)))
+        draw = torch.rand(len(images), generator=self.generator)
+        absent = torch.stack([draw < self.one_view / 2, draw > 1 - self.one_view / 2], dim=1)
+        return images.masked_fill(absent[:, :, None, None].to(images.device), 0)
