@@ -2,12 +2,13 @@
 
 from scintikit.errors import ReportError
 from scintikit.reporting.audit import audit_report
-from scintikit.reporting.classification import classification_report, interval_text
+from scintikit.reporting.classification import classification_report
 from scintikit.reporting.fidelity import fidelity_report
 from scintikit.reporting.figures import figure_png, save_figure
 from scintikit.reporting.overlay import overlay_png
 from scintikit.reporting.predictions import predictions_table
 from scintikit.reporting.report import Picture, Table, write_report
+from scintikit.reporting.scores import interval_text
 
 __all__ = [
     "Picture",
