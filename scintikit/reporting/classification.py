@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from scintikit.errors import ReportError
-from scintikit.reporting import figures
+from scintikit.reporting import curves, figures
 from scintikit.reporting.predictions import PREFIX
 from scintikit.reporting.report import WARNING, Picture, Table, save_pictures, write_report
 from scintikit.reporting.scores import counted, headline, how_measured, interval_text, spread
@@ -158,7 +158,7 @@ def _score_figures(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> dic
         ),
         "roc": Picture(
             "ROC curve of each class against the rest.",
-            figures.roc_curves(probabilities, _codes(predictions, names), names, aucs),
+            curves.roc_curves(probabilities, _codes(predictions, names), names, aucs),
             "ROC curves; AUC by class: " + ", ".join(f"{name} {text}" for name, text in aucs.items()),
         ),
         "centres": Picture(
