@@ -165,8 +165,8 @@ def _strengths(heat: np.ndarray, chosen: np.ndarray, size: Sequence[int]) -> np.
 
 def _rows(views: np.ndarray) -> slice:
     """Return the rows of pictures `(K, V, H, W)` that the bodies take, with a margin."""
-    signal = views.max(axis=(1, 3)) > 0.25 * views.max(axis=(1, 2, 3))[:, None]
-    taken = np.flatnonzero(signal.any(axis=0))
+    profile = views.mean(axis=(1, 3))
+    taken = np.flatnonzero((profile > 0.15 * profile.max(axis=1, keepdims=True)).any(axis=0))
     margin = views.shape[2] // 32
     return slice(max(0, taken[0] - margin), taken[-1] + margin + 1) if len(taken) else slice(None)
 
