@@ -77,9 +77,9 @@ def evaluate_diseases(
 
     Notes
     -----
-    Formulas: `docs/metrics.md`. What cannot be measured is None: precision, sensitivity, F1 and AUPRC of a class
-    without items, AUC and specificity of a class that no or all items have, and every macro mean with such a part:
-    the mean over what is left would be another number.
+    Formulas: `docs/metrics.md`. What cannot be measured is None: the AUC of a class that no or all items have, the
+    specificity of one that all have, precision, sensitivity, F1 and AUPRC of one that none has, and every macro mean
+    with such a part: the mean over what is left would be another number.
     """
     probabilities = check_disease_probabilities(probabilities)
     labels = check_disease_labels(labels, *probabilities.shape)
