@@ -4,6 +4,7 @@ from scintikit.engines.batch import PrepareImages
 from scintikit.engines.calibration import calibrate, load_calibration
 from scintikit.engines.checkpoint import Checkpoints
 from scintikit.engines.device import pick_device, pick_dtype
+from scintikit.engines.diseases import DiseaseReport, WriteDiseases
 from scintikit.engines.distributed import start_processes, stop_processes
 from scintikit.engines.gradcam import grad_cam
 from scintikit.engines.handlers import (
@@ -26,6 +27,7 @@ __all__ = [
     "CaptureFeatures",
     "Checkpoints",
     "ClipGradients",
+    "DiseaseReport",
     "EpochProgress",
     "EvaluationReport",
     "PrepareImages",
@@ -35,6 +37,7 @@ __all__ = [
     "TensorBoardImages",
     "ValidateEpochs",
     "WeightAverage",
+    "WriteDiseases",
     "WritePredictions",
     "calibrate",
     "coordinates",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,17 @@ from scintikit.reporting import classification_report, overlay_png, predictions_
 logger = logging.getLogger(__name__)
 
 NOTICE = "Research use only; not a medical device."
+UNLIKE = "The image does not look like the training data: do not rely on the prediction."
+KEPT = ("image", "pred", "label", "features")  # of an evaluator's output
+
+Readable = list[tuple[dict[str, Any], dict[str, torch.Tensor]]]
+"""Items that could be read, and what the evaluator made of them."""
 
 
-class EvaluationReport:
-    """Write `metrics.json`, `predictions.csv`, figures and `report.html` when an evaluation is complete.
+class ReportHandler(ABC):
+    """Collect what an evaluation gives; write `metrics.json`, `predictions.csv`, figures and `report.html` at its end.
 
-    Attach it after `CaptureFeatures`; the evaluator's postprocessing must leave probabilities in `pred` and a one-hot
-    `label`.
+    Attach it after `CaptureFeatures`. What is measured and drawn is up to the class derived from it.
 
     Parameters
     ----------
@@ -43,8 +48,6 @@ class EvaluationReport:
         `class_names`, and what else must be as it was in training.
     ckpt_dir
         Folder of `model.pt` and `calibration.pt`.
-    cam_layer
-        Layer for the Grad-CAM pictures in the report, for instance `layer3`.
     bootstrap, seed
         Number of resamples behind the 95 % intervals, and their seed.
     """
@@ -56,7 +59,6 @@ class EvaluationReport:
         split: str,
         settings: dict[str, Any],
         ckpt_dir: str,
-        cam_layer: str,
         bootstrap: int = 1000,
         seed: int = 0,
     ) -> None:
@@ -66,9 +68,20 @@ class EvaluationReport:
         self.settings = settings
         self.class_names: list[str] = settings["class_names"]
         self.ckpt_dir = ckpt_dir
-        self.cam_layer = cam_layer
         self.bootstrap = bootstrap
         self.seed = seed
+
+    @abstractmethod
+    def draw_heat(self, engine: SupervisedEvaluator, images: torch.Tensor, pred: torch.Tensor) -> np.ndarray | None:
+        """Return heat maps for a batch of images `(B, C, H, W)` and what was predicted, or None."""
+
+    @abstractmethod
+    def measure(self, outputs: dict[str, np.ndarray]) -> tuple[dict[str, Any], pd.DataFrame]:
+        """Return the metrics and the table of predictions; the outputs are stacked under the names `KEPT`."""
+
+    @abstractmethod
+    def draw(self, metrics: dict[str, Any], table: pd.DataFrame, images: np.ndarray, **page: Any) -> Path:
+        """Write figures and report; `page` has `provenance`, `title` and `warning`."""
 
     def attach(self, engine: SupervisedEvaluator) -> None:
         """Register with the evaluator."""
@@ -84,39 +97,18 @@ class EvaluationReport:
 
     def _collect(self, engine: SupervisedEvaluator) -> None:
         outputs = engine.state.output
-        self.items += [{key: item[key] for key in ("id", "patient", "centre")} for item in engine.state.batch]
-        self.outputs += [{key: output[key].float().cpu() for key in output} for output in outputs]
-        images = torch.stack([output["image"] for output in outputs])
-        predicted = torch.stack([output["pred"] for output in outputs]).argmax(dim=1)
-        self.heat.append(grad_cam(engine.network, self.cam_layer, images, predicted).numpy())
+        self.items += [
+            {key: item[key] for key in ("id", "patient", "centre")} | {"mask": item.get("mask")}
+            for item in engine.state.batch
+        ]
+        self.outputs += [{key: output[key].float().cpu() for key in KEPT} for output in outputs]
+        images, pred = (torch.stack([output[key] for output in outputs]) for key in ("image", "pred"))
+        heat = self.draw_heat(engine, images, pred)
+        self.heat += [] if heat is None else [heat]
 
     def _finish(self, engine: SupervisedEvaluator) -> None:
-        images, probabilities, labels, features = (
-            torch.stack([output[key] for output in self.outputs]).numpy()
-            for key in ("image", "pred", "label", "features")
-        )
-        truth, patients, centres = labels.argmax(axis=1), self._column("patient"), self._column("centre")
-        threshold = self.calibration["conformal_threshold"]
-        metrics = evaluate_classifier(
-            probabilities,
-            truth,
-            patients,
-            centres,
-            self.class_names,
-            conformal_threshold=threshold,
-            conformal_alpha=self.calibration["alpha"],
-            bootstrap=self.bootstrap,
-            seed=self.seed,
-        )
-        table = predictions_table(
-            self._column("id"),
-            probabilities,
-            self.class_names,
-            labels=truth,
-            centres=centres,
-            sets=conformal_sets(probabilities, threshold),
-            ood_scores=ood_score(features, self.calibration["ood"]),
-        )
+        outputs = {key: torch.stack([output[key] for output in self.outputs]).numpy() for key in KEPT}
+        metrics, table = self.measure(outputs)
         dataset = load_dataset(self.dataset_dir)
         provenance = {
             "dataset": dataset.name,
@@ -125,45 +117,94 @@ class EvaluationReport:
             "checkpoint_sha256": file_sha256(Path(self.ckpt_dir) / "model.pt"),
             "scintikit": __version__,
         }
-        known = {item["centre"] for item in dataset.splits["training"]}
+        known = {item["centre"] for item in dataset.splits["training"]} & set(self.column("centre"))
         simulated = any(item["origin"]["kind"] == "simulated" for item in dataset.splits[self.split])
         write_json(self.output_dir / "metrics.json", {"provenance": provenance, **metrics})
         write_atomic(self.output_dir / "predictions.csv", _csv(table))
-        report = classification_report(
-            self.output_dir,
+        report = self.draw(
             metrics,
             table,
-            images[:, 0],
-            np.concatenate(self.heat),
-            provenance,
-            title=f"{dataset.name}: {self.split} on {'known' if known & set(centres) else 'unseen'} centres",
+            outputs["image"],
+            provenance=provenance,
+            title=f"{dataset.name}: {self.split} on {'known' if known else 'unseen'} centres",
             warning=f"{'Simulated data. ' if simulated else ''}{NOTICE}",
         )
         logger.info("wrote %s", report)
 
-    def _column(self, key: str) -> list[str]:
+    def column(self, key: str) -> list[Any]:
+        """Return what all items have under `id`, `patient`, `centre` or `mask`."""
         return [item[key] for item in self.items]
 
 
-class WritePredictions:
+class EvaluationReport(ReportHandler):
+    """Report of a classifier with one class per image.
+
+    The evaluator's postprocessing must leave probabilities in `pred` and a one-hot `label`.
+
+    Parameters
+    ----------
+    cam_layer
+        Layer for the Grad-CAM pictures in the report, for instance `layer3`.
+    others
+        As for `ReportHandler`.
+    """
+
+    def __init__(self, *, cam_layer: str, **others: Any) -> None:
+        super().__init__(**others)
+        self.cam_layer = cam_layer
+
+    def draw_heat(self, engine: SupervisedEvaluator, images: torch.Tensor, pred: torch.Tensor) -> np.ndarray:
+        """Return Grad-CAM of the predicted class."""
+        return grad_cam(engine.network, self.cam_layer, images, pred.argmax(dim=1)).numpy()
+
+    def measure(self, outputs: dict[str, np.ndarray]) -> tuple[dict[str, Any], pd.DataFrame]:
+        """Return scores and conformal sets."""
+        probabilities, truth = outputs["pred"], outputs["label"].argmax(axis=1)
+        threshold = self.calibration["conformal_threshold"]
+        metrics = evaluate_classifier(
+            probabilities,
+            truth,
+            self.column("patient"),
+            self.column("centre"),
+            self.class_names,
+            conformal_threshold=threshold,
+            conformal_alpha=self.calibration["alpha"],
+            bootstrap=self.bootstrap,
+            seed=self.seed,
+        )
+        table = predictions_table(
+            self.column("id"),
+            probabilities,
+            self.class_names,
+            labels=truth,
+            centres=self.column("centre"),
+            sets=conformal_sets(probabilities, threshold),
+            ood_scores=ood_score(outputs["features"], self.calibration["ood"]),
+        )
+        return metrics, table
+
+    def draw(self, metrics: dict[str, Any], table: pd.DataFrame, images: np.ndarray, **page: Any) -> Path:
+        """Write the report of a classification."""
+        return classification_report(self.output_dir, metrics, table, images[:, 0], np.concatenate(self.heat), **page)
+
+
+class PredictionWriter(ABC):
     """Write one JSON for each image of an inference run as batches come in, and `predictions.csv` at the end.
 
     Attach it after `CaptureFeatures`. The dataset must be a `TolerantDataset`: images that could not be read are
-    reported in the same files, under `error`.
+    reported in the same files, under `error`. What is told of an image is up to the class derived from it.
 
     Parameters
     ----------
     output_dir
-        Where the files go: `predictions.csv`, `images/<id>.json` and, with `gradcam`, `images/<id>.png`. An id is
+        Where the files go: `predictions.csv`, `images/<id>.json` and, with `overlay`, `images/<id>.png`. An id is
         a path, so these files lie in the same subfolders as the images.
     settings
         `class_names`, and what else must be as it was in training.
     ckpt_dir
         Folder of `model.pt` and `calibration.pt`.
-    cam_layer
-        Layer for Grad-CAM.
-    gradcam
-        Draw an overlay for each image.
+    overlay
+        Draw heat maps over each image.
 
     Raises
     ------
@@ -171,15 +212,24 @@ class WritePredictions:
         At the end, if not one image could be read; the reasons are in `predictions.csv`.
     """
 
-    def __init__(
-        self, output_dir: str, settings: dict[str, Any], ckpt_dir: str, cam_layer: str, gradcam: bool = False
-    ) -> None:
+    def __init__(self, output_dir: str, settings: dict[str, Any], ckpt_dir: str, overlay: bool = False) -> None:
         self.output_dir = Path(output_dir)
         self.settings = settings
         self.class_names: list[str] = settings["class_names"]
         self.ckpt_dir = ckpt_dir
-        self.cam_layer = cam_layer
-        self.gradcam = gradcam
+        self.overlay = overlay
+
+    @abstractmethod
+    def tabulate(self, readable: Readable, probabilities: np.ndarray, ood_scores: np.ndarray) -> pd.DataFrame:
+        """Return one row per image, with `ood_score`."""
+
+    @abstractmethod
+    def describe(self, row: Mapping[Hashable, Any]) -> dict[str, Any]:
+        """Return what the JSON of an image says of a row of the table."""
+
+    @abstractmethod
+    def draw(self, engine: SupervisedEvaluator, images: torch.Tensor, pred: torch.Tensor) -> Iterable[bytes]:
+        """Return a PNG for each image of a batch `(B, C, H, W)`."""
 
     def attach(self, engine: SupervisedEvaluator) -> None:
         """Register with the evaluator."""
@@ -194,7 +244,7 @@ class WritePredictions:
     def _write_batch(self, engine: SupervisedEvaluator) -> None:
         pairs = list(zip(engine.state.batch, engine.state.output, strict=True))
         unreadable = [{"id": item["id"], "error": item["error"]} for item, _ in pairs if item["error"]]
-        readable = [(item["id"], output) for item, output in pairs if not item["error"]]
+        readable = [(item, output) for item, output in pairs if not item["error"]]
         for record in unreadable:
             self._write_json(record["id"], {"error": record["error"]})
         if unreadable:
@@ -203,46 +253,33 @@ class WritePredictions:
             self.tables.append(self._predict(readable))
             for row in self.tables[-1].to_dict("records"):
                 self._write_json(str(row["id"]), self._content(row))
-            if self.gradcam:
+            if self.overlay:
                 self._draw(engine, readable)
 
-    def _predict(self, readable: list[tuple[str, dict[str, torch.Tensor]]]) -> pd.DataFrame:
+    def _predict(self, readable: Readable) -> pd.DataFrame:
         probabilities, features = (
             torch.stack([output[key].float().cpu() for _, output in readable]).numpy() for key in ("pred", "features")
         )
-        table = predictions_table(
-            [identifier for identifier, _ in readable],
-            probabilities,
-            self.class_names,
-            sets=conformal_sets(probabilities, self.calibration["conformal_threshold"]),
-            ood_scores=ood_score(features, self.calibration["ood"]),
-        )
+        table = self.tabulate(readable, probabilities, ood_score(features, self.calibration["ood"]))
         table["unlike_training_data"] = table["ood_score"] > self.calibration["ood"]["threshold"]
         return table
 
-    def _content(self, record: Mapping[Hashable, Any]) -> dict[str, Any]:
-        content = {
-            "prediction": record["prediction"],
-            "probabilities": {name: round(record[f"p_{name}"], 6) for name in self.class_names},
-            "conformal_set": record["set"].split(" | "),
-            "conformal_coverage": 1 - self.calibration["alpha"],
-            "ood_score": round(record["ood_score"], 6),
-            "unlike_training_data": record["unlike_training_data"],
+    def _content(self, row: Mapping[Hashable, Any]) -> dict[str, Any]:
+        content = self.describe(row) | {
+            "ood_score": round(row["ood_score"], 6),
+            "unlike_training_data": row["unlike_training_data"],
         }
-        if record["unlike_training_data"]:
-            content["warning"] = "The image does not look like the training data: do not rely on the prediction."
-        return content
+        warnings = [row.get("warning"), UNLIKE if row["unlike_training_data"] else ""]
+        return content | ({"warning": " ".join(filter(None, warnings))} if any(warnings) else {})
 
     def _write_json(self, identifier: str, content: dict[str, Any]) -> None:
         model = {"model_sha256": self.calibration["model_sha256"]}
         write_json(self._path(identifier, ".json"), {"image": identifier} | content | model | {"notice": NOTICE})
 
-    def _draw(self, engine: SupervisedEvaluator, readable: list[tuple[str, dict[str, torch.Tensor]]]) -> None:
-        images = torch.stack([output["image"] for _, output in readable])
-        predicted = torch.stack([output["pred"] for _, output in readable]).argmax(dim=1)
-        heat = grad_cam(engine.network, self.cam_layer, images, predicted).numpy()
-        for (identifier, _), image, shown in zip(readable, images.float().cpu().numpy(), heat, strict=True):
-            write_atomic(self._path(identifier, ".png"), overlay_png(image[0], shown))
+    def _draw(self, engine: SupervisedEvaluator, readable: Readable) -> None:
+        images, pred = (torch.stack([output[key] for _, output in readable]) for key in ("image", "pred"))
+        for (item, _), picture in zip(readable, self.draw(engine, images, pred), strict=True):
+            write_atomic(self._path(item["id"], ".png"), picture)
 
     def _path(self, identifier: str, suffix: str) -> Path:
         return self.output_dir / "images" / (identifier + suffix)
@@ -259,6 +296,48 @@ class WritePredictions:
             logger.warning("not read: %s", error)
         if len(errors) == len(table):
             raise DatasetError(f"none of the {len(table)} files could be read; the reasons are in {path}")
+
+
+class WritePredictions(PredictionWriter):
+    """Write what a classifier with one class per image says, with its conformal set.
+
+    Parameters
+    ----------
+    cam_layer
+        Layer for Grad-CAM.
+    gradcam
+        Draw Grad-CAM over each image.
+    others
+        As for `PredictionWriter`.
+    """
+
+    def __init__(self, *, cam_layer: str, gradcam: bool = False, **others: Any) -> None:
+        super().__init__(overlay=gradcam, **others)
+        self.cam_layer = cam_layer
+
+    def tabulate(self, readable: Readable, probabilities: np.ndarray, ood_scores: np.ndarray) -> pd.DataFrame:
+        """Return the table with conformal sets."""
+        return predictions_table(
+            [item["id"] for item, _ in readable],
+            probabilities,
+            self.class_names,
+            sets=conformal_sets(probabilities, self.calibration["conformal_threshold"]),
+            ood_scores=ood_scores,
+        )
+
+    def describe(self, row: Mapping[Hashable, Any]) -> dict[str, Any]:
+        """Return prediction, probabilities and conformal set."""
+        return {
+            "prediction": row["prediction"],
+            "probabilities": {name: round(row[f"p_{name}"], 6) for name in self.class_names},
+            "conformal_set": row["set"].split(" | "),
+            "conformal_coverage": 1 - self.calibration["alpha"],
+        }
+
+    def draw(self, engine: SupervisedEvaluator, images: torch.Tensor, pred: torch.Tensor) -> Iterable[bytes]:
+        """Return the images beside themselves under Grad-CAM of the predicted class."""
+        heat = grad_cam(engine.network, self.cam_layer, images, pred.argmax(dim=1)).numpy()
+        return map(overlay_png, images[:, 0].float().cpu().numpy(), heat)
 
 
 def _csv(table: pd.DataFrame) -> bytes:

@@ -10,9 +10,11 @@ from scintikit.metrics.calibration import (
 )
 from scintikit.metrics.classification import classification_metrics
 from scintikit.metrics.conformal import conformal_sets, conformal_threshold
+from scintikit.metrics.diseases import evaluate_diseases, sensitivity_thresholds
 from scintikit.metrics.evaluate import evaluate_classifier
 from scintikit.metrics.fidelity import Sample, fid, fidelity_metrics, kid
 from scintikit.metrics.intervals import Interval, bootstrap_intervals
+from scintikit.metrics.localisation import evaluate_localisation
 from scintikit.metrics.ood import fit_ood, ood_score
 from scintikit.metrics.spectrum import radial_spectra
 
@@ -27,6 +29,8 @@ __all__ = [
     "conformal_sets",
     "conformal_threshold",
     "evaluate_classifier",
+    "evaluate_diseases",
+    "evaluate_localisation",
     "expected_calibration_error",
     "fid",
     "fidelity_metrics",
@@ -36,4 +40,5 @@ __all__ = [
     "ood_score",
     "radial_spectra",
     "reliability_curve",
+    "sensitivity_thresholds",
 ]

@@ -28,8 +28,13 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins
     """
     probabilities = check_probabilities(probabilities)
     labels = check_labels(labels, *probabilities.shape)
-    confidence, correct, member = _bin(probabilities, labels, bins)
-    return float(np.abs((confidence - correct) @ member).sum() / len(labels))
+    return calibration_error(*_confidence(probabilities, labels), bins)
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
+    """Return the same for any probabilities `(N,)` and whether what they promise came true `(N,)`, 0 or 1."""
+    member = _members(confidence, bins)
+    return float(np.abs((confidence - correct) @ member).sum() / len(confidence))
 
 
 def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> float:
@@ -58,7 +63,12 @@ def reliability_curve(probabilities: ArrayLike, labels: ArrayLike, bins: int = B
     """
     probabilities = check_probabilities(probabilities)
     labels = check_labels(labels, *probabilities.shape)
-    confidence, correct, member = _bin(probabilities, labels, bins)
+    return calibration_curve(*_confidence(probabilities, labels), bins)
+
+
+def calibration_curve(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> dict[str, list[Any]]:
+    """Return the same for any probabilities `(N,)` and whether what they promise came true `(N,)`, 0 or 1."""
+    member = _members(confidence, bins)
     count = member.sum(axis=0)
     return {
         "edges": np.linspace(0, 1, bins + 1).tolist(),
@@ -109,14 +119,17 @@ def apply_temperature(logits: ArrayLike, temperature: float) -> np.ndarray:
     return softmax(_check_logits(logits) / temperature, axis=1)
 
 
-def _bin(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each item's confidence, whether it was right, and its bin as one-hot rows `(N, bins)`."""
+def _confidence(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each item's highest probability, and whether it was right."""
+    return probabilities.max(axis=1), (probabilities.argmax(axis=1) == labels).astype(float)
+
+
+def _members(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Return each item's bin as one-hot rows `(N, bins)`."""
     if bins < 1:
         raise MetricError(f"The number of bins is {bins}; expected at least 1.")
-    confidence = probabilities.max(axis=1)
     inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
-    member = np.eye(bins)[np.digitize(confidence, inner_edges, right=True)]
-    return confidence, (probabilities.argmax(axis=1) == labels).astype(float), member
+    return np.eye(bins)[np.digitize(confidence, inner_edges, right=True)]
 
 
 def _check_logits(logits: ArrayLike) -> np.ndarray:

@@ -38,6 +38,28 @@ def check_labels(labels: ArrayLike, items: int, classes: int) -> np.ndarray:
     return values.astype(np.int64)
 
 
+def check_disease_probabilities(probabilities: ArrayLike) -> np.ndarray:
+    """Return one probability for each disease by itself, float64 `(N, D)` within [0, 1], or raise `MetricError`."""
+    values = np.asarray(probabilities, dtype=np.float64)
+    if values.ndim != 2 or not values.size:
+        raise MetricError(f"Probabilities have shape {values.shape}; expected (items, diseases), at least 1 x 1.")
+    _refuse(~np.isfinite(values).all(axis=1), "Probabilities are not finite", "check the network's output")
+    outside = ((values < 0) | (values > 1)).any(axis=1)
+    _refuse(outside, "Probabilities lie outside [0, 1]", "apply the sigmoid to logits first")
+    return values
+
+
+def check_disease_labels(labels: ArrayLike, items: int, diseases: int) -> np.ndarray:
+    """Return which item has which disease as bool `(N, D)` from 0 and 1, or raise `MetricError`."""
+    values = np.asarray(labels)
+    if values.shape != (items, diseases):
+        raise MetricError(
+            f"Labels have shape {values.shape}; expected ({items}, {diseases}): one per item and disease."
+        )
+    _refuse(~np.isin(values, (0, 1)).all(axis=1), "Labels are unknown", "expected 0 (absent) or 1 (present)")
+    return values.astype(bool)
+
+
 def check_class_names(class_names: Sequence[str], classes: int) -> list[str]:
     """Return the class names as a list of `classes` different strings, or raise `MetricError`."""
     names = [str(name) for name in class_names]

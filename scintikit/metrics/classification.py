@@ -105,13 +105,13 @@ def classification_scores(
     confusion = confusion_matrices(labels, probabilities.argmax(axis=1), weights, classes)
     support, predicted, hit = confusion.sum(axis=2), confusion.sum(axis=1), np.einsum("rcc->rc", confusion)
     total = support.sum(axis=1, keepdims=True)
-    per_class = _rates(hit, support, predicted, total)
+    per_class = rates(hit, support, predicted, total)
     one_versus_rest = np.eye(classes, dtype=bool)[labels]
     per_class["auc"] = np.stack(
         [weighted_auc(probabilities[:, c], one_versus_rest[:, c], weights) for c in range(classes)], axis=1
     )
     pooled_hit, pooled_predicted = hit.sum(axis=1, keepdims=True), predicted.sum(axis=1, keepdims=True)
-    pooled = _rates(pooled_hit, total, pooled_predicted, total * classes)
+    pooled = rates(pooled_hit, total, pooled_predicted, total * classes)
     micro = {metric: value[:, 0] for metric, value in pooled.items()}
     micro["auc"] = weighted_auc(probabilities.ravel(), one_versus_rest.ravel(), np.repeat(weights, classes, axis=1))
 
@@ -136,6 +136,18 @@ def confusion_matrices(labels: np.ndarray, predicted: np.ndarray, weights: np.nd
     return (weights @ cells).reshape(-1, classes, classes)
 
 
+def rates(hit: np.ndarray, support: np.ndarray, predicted: np.ndarray, total: np.ndarray) -> dict[str, np.ndarray]:
+    """Return precision, recall, specificity and F1 `(R, C)` from true positives, true and predicted items `(R, C)`."""
+    absent = np.where(support > 0, 0.0, np.nan)
+    others = total - support
+    return {
+        "precision": np.where(predicted > 0, ratio(hit, predicted), 0.0) + absent,
+        "recall": ratio(hit, support),
+        "specificity": ratio(others - (predicted - hit), others),
+        "f1": ratio(2 * hit, support + predicted) + absent,
+    }
+
+
 def weighted_auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the area under the ROC curve for each of R sets of weights; NaN without positives or negatives.
 
@@ -148,25 +160,35 @@ def weighted_auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) 
     positive : ndarray of bool, shape (N,)
     weights : ndarray, shape (R, N)
     """
-    order = np.argsort(scores, kind="stable")
-    ties = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-    weights, positive = weights[:, order], positive[order]
-    positives = np.add.reduceat(weights * positive, ties, axis=1)
-    negatives = np.add.reduceat(weights * ~positive, ties, axis=1)
+    positives, negatives = _sums_of_ties(scores, positive, weights)
     below = np.cumsum(negatives, axis=1) - negatives / 2
     return ratio((positives * below).sum(axis=1), positives.sum(axis=1) * negatives.sum(axis=1))
 
 
-def _rates(hit: np.ndarray, support: np.ndarray, predicted: np.ndarray, total: np.ndarray) -> dict[str, np.ndarray]:
-    """Return precision, recall, specificity and F1 `(R, C)` from true positives, true and predicted items `(R, C)`."""
-    absent = np.where(support > 0, 0.0, np.nan)
-    others = total - support
-    return {
-        "precision": np.where(predicted > 0, ratio(hit, predicted), 0.0) + absent,
-        "recall": ratio(hit, support),
-        "specificity": ratio(others - (predicted - hit), others),
-        "f1": ratio(2 * hit, support + predicted) + absent,
-    }
+def weighted_average_precision(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the average precision for each of R sets of weights; NaN without positives.
+
+    The mean over the positive items of the precision among all items that score as high or higher: the area under the
+    precision-recall curve as steps, without interpolation, as in scikit-learn.
+
+    Parameters
+    ----------
+    scores, positive, weights
+        As in `weighted_auc`.
+    """
+    positives, negatives = _sums_of_ties(-scores, positive, weights)
+    found = np.cumsum(positives, axis=1)
+    precision = ratio(found, found + np.cumsum(negatives, axis=1))
+    # Scores that a resample has not drawn have no precision, and no weight either.
+    return ratio(np.where(positives > 0, positives * precision, 0).sum(axis=1), found[:, -1])
+
+
+def _sums_of_ties(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weight of positives and of negatives `(R, T)` at each of T different scores, in ascending order."""
+    order = np.argsort(scores, kind="stable")
+    ties = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    weights, positive = weights[:, order], positive[order]
+    return np.add.reduceat(weights * positive, ties, axis=1), np.add.reduceat(weights * ~positive, ties, axis=1)
 
 
 def _mcc(hit: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,27 +78,54 @@ def evaluate_classifier(
         scores |= _centre_scores(probabilities, labels, weights, names, centres)
         return scores if sets is None else scores | conformal_scores(sets, labels, weights, names, centres)
 
-    intervals = bootstrap_intervals(statistic, patients, centres, n=bootstrap, seed=seed, level=LEVEL)
-    counts = _centre_counts(labels, patients, centres)
-    for place, interval in intervals.items():
-        if "per_centre" in place and counts[place[-2]]["patients"] == 1:  # resampling one patient tells nothing
-            intervals[place] = Interval(interval.value)
-    result = nest({place: interval.as_json() for place, interval in intervals.items()})
+    result = estimates(statistic, patients, centres, bootstrap, seed)
     merge(result, classification_counts(probabilities, labels, names))
-    merge(result, {"per_centre": counts})
-    result["patients"] = len(np.unique(patients))
+    merge(result, {"per_centre": _centre_classes(labels, centres)})
     result["calibration"]["ece"] = Interval(expected_calibration_error(probabilities, labels)).as_json()
     result["calibration"]["reliability"] = reliability_curve(probabilities, labels)
     if sets is not None:
         result["conformal"]["sizes"] = np.bincount(sets.sum(axis=1), minlength=len(names) + 1).tolist()
         result["conformal"]["promised"] = None if conformal_alpha is None else 1 - conformal_alpha
-    result["intervals"] = {
+    return result
+
+
+def estimates(
+    statistic: Callable[[np.ndarray], Scores], patients: np.ndarray, centres: np.ndarray, bootstrap: int, seed: int
+) -> dict[str, Any]:
+    """Return every value of a statistic with its interval, JSON-able, and how the intervals were made.
+
+    Parameters
+    ----------
+    statistic : callable
+        As for `bootstrap_intervals`; what lies at ("per_centre", centre, ...) is of that centre's items alone.
+    patients, centres : ndarray of str, shape (N,)
+    bootstrap, seed : int
+        Resamples and their seed.
+
+    Returns
+    -------
+    dict
+        The estimates by their places, `patients` (their number), `per_centre` also with `n` (items) and `patients`,
+        and `intervals`. A centre with one patient has no intervals.
+    """
+    intervals = bootstrap_intervals(statistic, patients, centres, n=bootstrap, seed=seed, level=LEVEL)
+    sizes = {str(centre): _sizes(patients[centres == centre]) for centre in np.unique(centres)}
+    for place, interval in intervals.items():
+        # Resampling one patient tells nothing.
+        if "per_centre" in place and sizes[place[place.index("per_centre") + 1]]["patients"] == 1:
+            intervals[place] = Interval(interval.value)
+    result = nest({place: interval.as_json() for place, interval in intervals.items()})
+    how = {
         "method": "percentile bootstrap over patients within their centre",
         "level": LEVEL,
         "resamples": bootstrap,
         "seed": seed,
     }
-    return result
+    return merge(result, {"per_centre": sizes, "patients": len(np.unique(patients)), "intervals": how})
+
+
+def _sizes(patients: np.ndarray) -> dict[str, int]:
+    return {"n": len(patients), "patients": len(np.unique(patients))}
 
 
 def _centre_scores(
@@ -112,12 +139,5 @@ def _centre_scores(
     return scores
 
 
-def _centre_counts(labels: np.ndarray, patients: np.ndarray, centres: np.ndarray) -> dict[str, dict[str, int]]:
-    return {
-        str(centre): {
-            "n": int((centres == centre).sum()),
-            "patients": len(np.unique(patients[centres == centre])),
-            "macro_classes": len(np.unique(labels[centres == centre])),
-        }
-        for centre in np.unique(centres)
-    }
+def _centre_classes(labels: np.ndarray, centres: np.ndarray) -> dict[str, dict[str, int]]:
+    return {str(centre): {"macro_classes": len(np.unique(labels[centres == centre]))} for centre in np.unique(centres)}

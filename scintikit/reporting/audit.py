@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from scintikit.errors import ReportError
-from scintikit.files import write_atomic
 from scintikit.reporting import figures
 from scintikit.reporting.figures import COLOURS, HALF, INK, WIDE, WRONG
-from scintikit.reporting.report import WARNING, Picture, Table, picture_png, write_report
+from scintikit.reporting.report import WARNING, Picture, Table, save_pictures, write_report
 
 HELD_OUT, SYNTHETIC = COLOURS[0], COLOURS[1]
 PAIRS = 12  # shown at most
@@ -74,17 +73,12 @@ def audit_report(
     if not 0 < count <= len(table) or len(pairs[1]) != count:
         raise ReportError(f"Got {count} and {len(pairs[1])} pictures of pairs for {len(table)} rows; expected pairs.")
     page = Path(page)
-    drawn = []
-    for name, picture in _figures(result, table, held_out, pairs).items():
-        file = page.parent / f"{page.stem}_figures" / f"{name}.png"
-        write_atomic(file, picture_png(picture))
-        drawn.append(picture._replace(image=file))
     return write_report(
         page,
         title=title,
         subtitle=subtitle,
         headline=_headline(result, table, held_out),
-        figures=drawn,
+        figures=save_pictures(page.parent / f"{page.stem}_figures", _figures(result, table, held_out, pairs)),
         tables=[_table(table)],
         notes=[*result["warnings"], *_notes(result)],
         provenance=provenance,

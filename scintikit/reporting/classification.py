@@ -12,12 +12,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from scintikit.errors import ReportError
-from scintikit.files import write_atomic
-from scintikit.reporting import figures
+from scintikit.reporting import curves, figures
 from scintikit.reporting.predictions import PREFIX
-from scintikit.reporting.report import WARNING, Picture, Table, picture_png, write_report
-
-EN_DASH = "\u2013"
+from scintikit.reporting.report import WARNING, Picture, Table, save_pictures, write_report
+from scintikit.reporting.scores import counted, headline, how_measured, interval_text, spread
 
 
 def classification_report(
@@ -68,36 +66,17 @@ def classification_report(
     _check_predictions(metrics, predictions, images, overlays)
     shown = {} if images is None else _image_figures(predictions, names, images, overlays, field)
     first = {"examples": shown.pop("examples")} if shown else {}
-    pictures = []
-    for name, picture in (first | _score_figures(metrics, predictions) | shown).items():
-        file = output / "figures" / f"{name}.png"
-        write_atomic(file, picture_png(picture))
-        pictures.append(picture._replace(image=file))
-    numbers = {"image": metrics["n"], "patient": metrics["patients"], "centre": len(metrics["per_centre"])}
-    images_, patients, centres = (f"{count} {what}{'' if count == 1 else 's'}" for what, count in numbers.items())
-    counted = f"{images_} of {patients} from {centres}"
     return write_report(
         output / "report.html",
         title=title,
-        subtitle=counted if subtitle is None else f"{subtitle} · {counted}",
+        subtitle=" · ".join(filter(None, [subtitle, counted(metrics)])),
         headline=_headline(metrics),
-        figures=pictures,
+        figures=save_pictures(output / "figures", first | _score_figures(metrics, predictions) | shown),
         tables=_tables(metrics),
         notes=_notes(metrics),
         provenance=provenance,
         warning=warning,
     )
-
-
-def interval_text(entry: Mapping[str, Any], digits: int = 2) -> str:
-    """Return the value with its interval in brackets if there is one, or "n/a" if it could not be measured."""
-    if entry["value"] is None:
-        return "n/a"
-    return f"{entry['value']:.{digits}f}" + (f" ({_range(entry, digits)})" if entry["low"] is not None else "")
-
-
-def _range(entry: Mapping[str, Any], digits: int = 2) -> str:
-    return "" if entry["low"] is None else f"{entry['low']:.{digits}f}{EN_DASH}{entry['high']:.{digits}f}"
 
 
 def _check_predictions(
@@ -127,7 +106,7 @@ def _image_figures(
     truth, called = predictions["label"].to_numpy(), predictions["prediction"].to_numpy()
     of_truth = probabilities[np.arange(len(truth)), _codes(predictions, names)]
     highest = probabilities.max(axis=1)
-    chosen = np.concatenate([_spread(np.flatnonzero(truth == name), of_truth) for name in names])
+    chosen = np.concatenate([spread(np.flatnonzero(truth == name), of_truth) for name in names])
     right = truth[chosen] == called[chosen]
     answers = np.where(right, "✓", "→ " + called[chosen].astype(str).astype(object))
     titles = [f"{truth[i]}\n{answer} {highest[i]:.2f}" for i, answer in zip(chosen, answers, strict=True)]
@@ -164,12 +143,6 @@ def _codes(predictions: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     return predictions["label"].map({name: c for c, name in enumerate(names)}).to_numpy()
 
 
-def _spread(members: np.ndarray, score: np.ndarray, count: int = 6) -> np.ndarray:
-    """Return up to `count` members spread evenly from the highest to the lowest score."""
-    ordered = members[np.argsort(-score[members], kind="stable")]
-    return ordered[np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int))]
-
-
 def _score_figures(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> dict[str, Picture]:
     names, overall = list(metrics["classes"]), metrics["overall"]
     probabilities = predictions[[PREFIX + name for name in names]].to_numpy()
@@ -185,7 +158,7 @@ def _score_figures(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> dic
         ),
         "roc": Picture(
             "ROC curve of each class against the rest.",
-            figures.roc_curves(probabilities, _codes(predictions, names), names, aucs),
+            curves.roc_curves(probabilities, _codes(predictions, names), names, aucs),
             "ROC curves; AUC by class: " + ", ".join(f"{name} {text}" for name, text in aucs.items()),
         ),
         "centres": Picture(
@@ -220,7 +193,7 @@ def _headline(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     entries["calibration error"] = metrics["calibration"]["ece"]
     if "conformal" in metrics:
         entries["coverage of sets"] = metrics["conformal"]["coverage"]
-    return [(name, interval_text(entry | {"low": None}), _range(entry)) for name, entry in entries.items()]
+    return headline(entries)
 
 
 def _tables(metrics: Mapping[str, Any]) -> list[Table]:
@@ -249,9 +222,8 @@ def _tables(metrics: Mapping[str, Any]) -> list[Table]:
 
 
 def _notes(metrics: Mapping[str, Any]) -> list[str]:
-    how = metrics["intervals"]
     notes = [
-        f"In brackets: {how['level']:.0%} intervals, {how['method']}, {how['resamples']} resamples.",
+        how_measured(metrics["intervals"]),
         f"Macro and weighted averages run over the {metrics['macro_classes']} classes with test images; "
         "specificity is TN / (TN + FP); n/a marks what these images cannot measure.",
     ]

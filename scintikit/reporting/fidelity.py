@@ -16,11 +16,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from scintikit.errors import ReportError
-from scintikit.files import write_atomic
 from scintikit.metrics.fidelity import ENOUGH
 from scintikit.reporting import figures
 from scintikit.reporting.figures import COLOURS, HALF, MUTED, WIDE
-from scintikit.reporting.report import WARNING, Picture, Table, picture_png, write_report
+from scintikit.reporting.report import WARNING, Picture, Table, save_pictures, write_report
 
 REAL, SYNTHETIC, FLOOR = COLOURS[0], COLOURS[1], "#c3ccd4"
 EXAMPLES = 8  # pictures in a row
@@ -123,17 +122,14 @@ def fidelity_report(
         raise ReportError(f"Examples are of {sorted(examples)}; expected classes among {list(result['per_class'])}.")
     groups = {"all classes": result["overall"]} | result["per_class"]
     measured = {name: group for name, group in groups.items() if "scores" in group}
-    pictures = []
-    for name, picture in _figures(measured, np.asarray(frequencies), examples).items():
-        file = page.parent / f"{page.stem}_figures" / f"{name}.png"
-        write_atomic(file, picture_png(picture))
-        pictures.append(picture._replace(image=file))
     return write_report(
         page,
         title=title,
         subtitle=subtitle,
         headline=_headline(result["overall"]["scores"]),
-        figures=pictures,
+        figures=save_pictures(
+            page.parent / f"{page.stem}_figures", _figures(measured, np.asarray(frequencies), examples)
+        ),
         tables=_tables(groups),
         notes=[*result["warnings"], *_notes(result["overall"])],
         provenance=provenance,

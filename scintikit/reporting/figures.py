@@ -16,7 +16,6 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
-from sklearn.metrics import roc_curve
 
 from scintikit.errors import ReportError
 from scintikit.files import write_atomic
@@ -25,6 +24,7 @@ from scintikit.files import write_atomic
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, MUTED, GRID = "#1c2733", "#5c6b7a", "#dfe5ea"
 RIGHT, WRONG = "#009E73", "#D55E00"
+HEAT = {"dark": "inferno", "inverted": "autumn_r"}  # colours of a heat map that show on either field
 MARKERS = "osD^v"
 WIDE, HALF = 9.0, 5.4  # inches; shown about 100 pixels to the inch
 STYLE: dict[Any, Any] = {
@@ -122,39 +122,11 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str]) -> Figure:
 
 
 @styled
-def roc_curves(
-    probabilities: ArrayLike, labels: ArrayLike, class_names: Sequence[str], aucs: Mapping[str, str] | None = None
+def reliability_diagram(
+    curve: Mapping[str, Sequence[Any]],
+    note: str = "",
+    axis_names: tuple[str, str] = ("confidence (highest probability)", "accuracy"),
 ) -> Figure:
-    """Draw each class against the rest; a class without positives or negatives is left out.
-
-    Parameters
-    ----------
-    probabilities : array_like, shape (N, C)
-    labels : array_like of int, shape (N,)
-    class_names : sequence of str
-    aucs : mapping, optional
-        Text for the legend by class, such as "0.93" and its interval.
-    """
-    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
-    figure = Figure(figsize=(HALF, 0.86 * HALF), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-    for c, name in enumerate(class_names):
-        positive = labels == c
-        if positive.any() and not positive.all():
-            false_rate, true_rate, _ = roc_curve(positive, probabilities[:, c])
-            text = f"{name}  {aucs[name]}" if aucs else name
-            style = ("-", "--", ":")[c // len(COLOURS) % 3]
-            axes.plot(false_rate, true_rate, style, color=COLOURS[c % len(COLOURS)], linewidth=1.8, label=text)
-    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="1 - specificity", ylabel="sensitivity", aspect="equal")
-    axes.grid(True)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower right", fontsize=9, title="AUC" if aucs else None, alignment="left")
-    return figure
-
-
-@styled
-def reliability_diagram(curve: Mapping[str, Sequence[Any]], note: str = "") -> Figure:
     """Draw accuracy against confidence, and below it how many items have that confidence.
 
     Parameters
@@ -163,6 +135,8 @@ def reliability_diagram(curve: Mapping[str, Sequence[Any]], note: str = "") -> F
         From `scintikit.metrics.reliability_curve`.
     note : str
         Text for the upper left corner, such as the ECE.
+    axis_names : (str, str)
+        What was promised, and what came true.
     """
     edges, count = np.asarray(curve["edges"]), np.asarray(curve["count"])
     confidence = np.array(curve["confidence"], dtype=float)[count > 0]
@@ -173,9 +147,9 @@ def reliability_diagram(curve: Mapping[str, Sequence[Any]], note: str = "") -> F
     upper.vlines(confidence, confidence, accuracy, color=WRONG, linewidth=1.6, alpha=0.55)
     upper.plot(confidence, accuracy, color=COLOURS[0], linewidth=1.6, marker="o", markersize=5)
     upper.text(0.03, 0.95, note, transform=upper.transAxes, va="top", fontsize=10)
-    upper.set(ylim=(0, 1.02), ylabel="accuracy")
+    upper.set(ylim=(0, 1.02), ylabel=axis_names[1])
     lower.bar(edges[:-1], count, width=np.diff(edges), align="edge", color=COLOURS[5], edgecolor="white")
-    lower.set(xlim=(0, 1), xlabel="confidence (highest probability)", ylabel="images")
+    lower.set(xlim=(0, 1), xlabel=axis_names[0], ylabel="images")
     for axes in (upper, lower):
         axes.grid(True)
     return figure
@@ -264,6 +238,7 @@ def sample_grid(
     columns: int = 6,
     field: str = "dark",
     heat: ArrayLike | None = None,
+    heat_max: float | None = None,
     accents: Sequence[str | None] | None = None,
 ) -> Figure:
     """Draw scintigrams side by side.
@@ -280,6 +255,8 @@ def sample_grid(
         "dark": counts shine on black; "inverted": counts are dark on white, as on film.
     heat : array_like, shape (N, H, W), optional
         Maps (any range from 0 up) laid over the pictures, such as Grad-CAM.
+    heat_max : float, optional
+        What has full colour; default the maximum of each map by itself.
     accents : sequence of str or None, optional
         N colours of frames.
 
@@ -303,10 +280,10 @@ def sample_grid(
         low, high = picture.min(), np.percentile(picture, 99.8)
         axes.imshow(picture, cmap="gray" if dark else "gray_r", vmin=low, vmax=max(high, low + 1e-6))
         if maps is not None:
-            strength = (maps[number] / max(maps[number].max(), 1e-6)).clip(0, 1)
+            strength = (maps[number] / (heat_max or max(maps[number].max(), 1e-6))).clip(0, 1)
             over = (-0.5, width - 0.5, height - 0.5, -0.5)  # the whole picture, however coarse the map is
             axes.imshow(
-                strength, "inferno", vmin=0, vmax=1, alpha=0.6 * strength, extent=over, interpolation="bilinear"
+                strength, HEAT[field], vmin=0, vmax=1, alpha=0.6 * strength, extent=over, interpolation="bilinear"
             )
         axes.set_title(titles[number], fontsize=8.5, color="#e8edf2" if dark else INK, pad=4, linespacing=1.15)
         axes.set(xticks=[], yticks=[])

@@ -93,6 +93,16 @@ def write_report(
     return Path(path)
 
 
+def save_pictures(folder: str | os.PathLike[str], pictures: Mapping[str, Picture]) -> list[Picture]:
+    """Write every picture as `folder`/<name>.png and return them in their order, as pictures of these files."""
+    saved = []
+    for name, picture in pictures.items():
+        file = Path(folder) / f"{name}.png"
+        write_atomic(file, picture_png(picture))
+        saved.append(picture._replace(image=file))
+    return saved
+
+
 def _template() -> jinja2.Template:
     loader = jinja2.PackageLoader("scintikit.reporting", ".")
     environment = jinja2.Environment(

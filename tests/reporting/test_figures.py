@@ -4,7 +4,7 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from scintikit.errors import ScintikitError
-from scintikit.reporting import figures
+from scintikit.reporting import curves, figures
 
 
 def texts(axes):
@@ -20,7 +20,7 @@ def test_confusion_matrix_shows_counts_and_row_shares():
 
 def test_roc_curves_leave_out_what_cannot_be_drawn():
     probabilities = np.array([[0.7, 0.2, 0.1], [0.4, 0.5, 0.1], [0.3, 0.6, 0.1], [0.6, 0.3, 0.1]])
-    (axes,) = figures.roc_curves(probabilities, [0, 1, 1, 1], ["a", "b", "absent"]).axes
+    (axes,) = curves.roc_curves(probabilities, [0, 1, 1, 1], ["a", "b", "absent"]).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
     false_rate, true_rate, _ = roc_curve([1, 0, 0, 0], probabilities[:, 0])
     assert axes.lines[1].get_xdata().tolist() == false_rate.tolist()
