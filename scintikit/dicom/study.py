@@ -16,7 +16,8 @@ from scintikit.errors import ImageReadError
 
 #: How the views lie in a picture, and the axis of `(view, row, column)` along which it is cut; the first half is the
 #: first view.
-LAYOUTS = {"views": None, "side_by_side": 2, "stacked": 1}
+_AXES = {"side_by_side": 2, "stacked": 1}
+LAYOUTS = ("views", *_AXES)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class StudyOptions:
     assumed_view: str | None = None
 
     def __post_init__(self) -> None:
+        """Check the options."""
         if self.layout not in LAYOUTS:
             raise ImageReadError(f"layout is {self.layout!r}; expected one of {', '.join(LAYOUTS)}")
         if self.layout != "views" and len(self.views or ()) != 2:
@@ -58,9 +60,7 @@ class StudyOptions:
             check_views(self.assumed_view)
 
 
-def read_study(
-    paths: Sequence[str | os.PathLike[str]], options: StudyOptions
-) -> tuple[Scintigram, tuple[str, ...]]:
+def read_study(paths: Sequence[str | os.PathLike[str]], options: StudyOptions) -> tuple[Scintigram, tuple[str, ...]]:
     """Read the file or the two files of a study.
 
     Parameters
@@ -145,7 +145,7 @@ def _cut(picture: Scintigram, wanted: Sequence[str], layout: str) -> Scintigram:
             f"its frames: {len(picture.views)}, views: {stated}, so it does not show two views in one frame; "
             "leave out layout"
         )
-    axis = LAYOUTS[layout]
+    axis = _AXES[layout]
     half = picture.counts.shape[axis] // 2
     if not half:
         raise ImageReadError(f"it is too small to be cut in two ({picture.counts.shape[1:]})")
