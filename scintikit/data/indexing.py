@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -167,24 +167,16 @@ def index_folder(
     entries = _entries(_labelled(pictures, rows, pair_views, result), patient_pattern, key, result)
     if not entries:
         return result
-    labels_found = [entry.row for entry in entries]
-    result.classes, number_of = number_labels(labels_found, classes, multi_label=multi_label, negative=negative)
+    labelled = [entry.row for entry in entries]
+    result.classes, number_of = number_labels(labelled, classes, multi_label=multi_label, negative=negative)
     external = _external(external, entries, key)
-    shares: dict[str, Any] = {
-        "validation": validation,
-        "test": 0.0 if external else test,
-        "external": external,
-        "seed": seed,
-    }
+    test = 0.0 if external else test
+    shares: dict[str, Any] = {"validation": validation, "test": test, "external": external, "seed": seed}
     fingerprint = _fingerprint(root, entries, (assumed_spacing_mm, pair_views), key)
     writer = _writer(folder, result.classes, {"input": fingerprint} | shares)
     copy = partial(copy_entry, root=root, writer=writer, assumed_spacing_mm=assumed_spacing_mm, named_views=pair_views)
-    items = []
-    for entry, copied in zip(entries, in_parallel(copy, entries, "copying", workers, progress), strict=True):
-        if isinstance(copied, str):
-            result.refuse((picture.relative, copied) for picture in entry.pictures)
-        else:
-            items.append(_item(entry, number_of[entry.row.label], copied))
+    copied = in_parallel(copy, entries, "copying", workers, progress)
+    items = list(_items(zip(entries, copied, strict=True), number_of, result))
     if items:
         items.sort(key=lambda item: item["image"])
         splits = split_patients(items, **shares)
@@ -339,10 +331,18 @@ def _fingerprint(root: Path, entries: Sequence[Entry], options: tuple[Any, ...],
     return pseudonym(key, "input", repr(facts))
 
 
-def _item(entry: Entry, label: int | list[int], files: dict[str, str]) -> Item:
-    prompt = {"prompt": entry.row.prompt} if entry.row.prompt else {}
-    item = {"label": label, "patient": entry.patient, "centre": entry.centre, "origin": {"kind": "acquired"}}
-    return files | prompt | item
+def _items(
+    copied: Iterable[tuple[Entry, dict[str, str] | str]], number_of: Mapping[str, int | list[int]], result: IndexResult
+) -> Iterator[Item]:
+    """Yield the items of what was copied; refuse what could not be."""
+    for entry, files in copied:
+        if isinstance(files, str):
+            result.refuse((picture.relative, files) for picture in entry.pictures)
+            continue
+        prompt = {"prompt": entry.row.prompt} if entry.row.prompt else {}
+        label = number_of[entry.row.label]
+        item = {"label": label, "patient": entry.patient, "centre": entry.centre, "origin": {"kind": "acquired"}}
+        yield files | prompt | item
 
 
 def _count(result: IndexResult, splits: dict[str, list[Item]]) -> None:

@@ -49,9 +49,10 @@ class CheckWholeBodyd(MapTransform):
     -----
     The head is taken to be at the bottom if both cues agree: the uptake of the body's upper half is less than that of
     its lower half (pixels capped, so that a hot bladder or knee counts no more than bone), and the upper end is parted
-    in the middle, as legs are, more than the lower end. Of 227 simulated scans of nine cameras none is refused, and all
-    are when turned upside down (either view alone, too). Which view is which cannot be told from the picture, and left
-    from right neither: there the file is believed.
+    in the middle, as legs are, more than the lower end. Of 1,527 simulated scans of nine cameras none is refused, and
+    all are when turned upside down, either view alone too; of 300 views each with a twentieth of the counts, without
+    head or cut above the knees none is refused, and upside down 300, 300 and 261. Which view is which cannot be told
+    from the picture, and left from right neither: there the file is believed.
     """
 
     def __init__(
