@@ -26,7 +26,9 @@ def index(
     seed: int = 0,
     classes: str | Sequence[str] = (),
     multi_label: bool = False,
+    negative: str | Sequence[str] = (),
     patient_pattern: str | None = None,
+    pair_views: bool = False,
     assumed_spacing_mm: float | None = None,
     key_file: str | None = None,
     report: str | None = None,
@@ -54,8 +56,12 @@ def index(
         Class names in their order, as in 'diffuse goiter,nodular goiter'. Default: in alphabetical order.
     multi_label : bool
         Labels are several classes separated by |, or none.
+    negative : str
+        Labels that mean none of the classes, as in 'normal'; with --multi_label.
     patient_pattern : str, optional
         Regular expression that finds the patient in the path of a PNG, JPEG or NIfTI file.
+    pair_views : bool
+        Anterior and posterior views of a study in two files become one picture of two views.
     assumed_spacing_mm : float, optional
         Pixel spacing of files that do not state it.
     key_file : str, optional
@@ -75,7 +81,9 @@ def index(
         seed=seed,
         classes=_names(classes),
         multi_label=multi_label,
+        negative=_names(negative),
         patient_pattern=patient_pattern,
+        pair_views=pair_views,
         assumed_spacing_mm=assumed_spacing_mm,
         key=read_key(key_file),
         workers=workers,

@@ -3,16 +3,18 @@
 from scintikit.data.augmentation import BatchAugmentation
 from scintikit.data.composing import compose
 from scintikit.data.contract import Dataset, Item, item_id, label_names, load_datalist, load_dataset
-from scintikit.data.folders import TolerantDataset, find_images
+from scintikit.data.folders import TolerantDataset, find_images, find_studies
 from scintikit.data.indexing import IndexResult, index_folder
 from scintikit.data.splits import split_patients
 from scintikit.data.transforms import RefuseEmptyd, Resampled
 from scintikit.data.views import TwoViewAugmentation, mirror_posterior
 from scintikit.data.weights import class_weights, positive_weights
+from scintikit.data.whole_body import CheckWholeBodyd
 from scintikit.data.writer import DatasetWriter
 
 __all__ = [
     "BatchAugmentation",
+    "CheckWholeBodyd",
     "Dataset",
     "DatasetWriter",
     "IndexResult",
@@ -24,6 +26,7 @@ __all__ = [
     "class_weights",
     "compose",
     "find_images",
+    "find_studies",
     "index_folder",
     "item_id",
     "label_names",

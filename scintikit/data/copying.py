@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -11,9 +12,18 @@ import numpy as np
 from PIL import Image
 
 from scintikit.data.labels import Row
-from scintikit.data.tree import Picture, bare_reason
+from scintikit.data.pairing import PAIR
+from scintikit.data.tree import PICTURE_SUFFIXES, Picture, bare_reason
 from scintikit.data.writer import DatasetWriter
-from scintikit.dicom import Scintigram, ScintigramWarning, read_scintigram, write_scintigram
+from scintikit.dicom import (
+    Scintigram,
+    ScintigramWarning,
+    StudyOptions,
+    read_study,
+    write_scintigram,
+)
+from scintikit.dicom.names import view_of_name
+from scintikit.dicom.read import RASTER_SUFFIXES
 from scintikit.dicom.write import TC99M_WINDOW_KEV
 from scintikit.errors import ScintikitError
 from scintikit.files import write_atomic
@@ -21,9 +31,9 @@ from scintikit.files import write_atomic
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture on its way into the dataset, with its pseudonyms; `name` will be its id."""
+    """A picture, or the two of a study, on the way into the dataset, with pseudonyms; `name` will be the id."""
 
-    picture: Picture
+    pictures: tuple[Picture, ...]
     row: Row
     patient: str
     centre: str
@@ -36,16 +46,29 @@ class CopyError(ScintikitError):
 
 
 def copy_entry(
-    entry: Entry, *, root: Path, writer: DatasetWriter, assumed_spacing_mm: float | None
+    entry: Entry, *, root: Path, writer: DatasetWriter, assumed_spacing_mm: float | None, named_views: bool
 ) -> dict[str, str] | str:
-    """Write an entry's picture and mask unless they are there; return their paths, or why it is refused."""
-    path = root / entry.picture.relative
+    """Write an entry's picture, both views in one file, and mask unless they are there.
+
+    Parameters
+    ----------
+    entry, root, writer, assumed_spacing_mm
+        What to copy, from and to where, and the spacing of pictures that do not state theirs.
+    named_views
+        Whether the view of a lone PNG, JPEG or NIfTI picture that states none is taken from its name.
+
+    Returns
+    -------
+    dict or str
+        Their paths, or why the entry is refused.
+    """
+    paths = [root / picture.relative for picture in entry.pictures]
     mask_path = root / entry.row.mask
     files: dict[str, str] = {}
     try:
-        picture = _read(path)
+        picture = _read_entry(paths, named_views)
         spacing = picture.spacing_mm or ((assumed_spacing_mm,) * 2 if assumed_spacing_mm else None)
-        files["image"] = f"images/{entry.name}{_suffix(path, picture, spacing)}"
+        files["image"] = f"images/{entry.name}{_suffix(paths[0], picture, spacing)}"
         if entry.row.mask:
             files["mask"] = f"masks/{entry.name}{'.nii.gz' if spacing else '.png'}"
             mask = _read(mask_path).counts
@@ -56,23 +79,32 @@ def copy_entry(
             _write(writer.folder / files["image"], picture, picture.counts, spacing, entry.uid_seed)
     except ScintikitError as error:
         reason = str(error)
-        for named in (path, mask_path, *(writer.folder / relative for relative in files.values())):
+        for named in (*paths, mask_path, *(writer.folder / relative for relative in files.values())):
             reason = bare_reason(reason, named)
         return reason
     return files
 
 
-def _read(path: Path) -> Scintigram:
+def _read_entry(paths: Sequence[Path], named_views: bool) -> Scintigram:
+    if len(paths) > 1:
+        return _read(*paths)
+    picture = _read(paths[0])
+    if named_views and picture.views == ("",) and paths[0].name.lower().endswith(PICTURE_SUFFIXES):
+        return replace(picture, views=(view_of_name(paths[0]),))
+    return picture
+
+
+def _read(*paths: Path) -> Scintigram:
     with warnings.catch_warnings():
         # Negative counts are kept (as NIfTI), and whoever reads the dataset is warned.
         warnings.simplefilter("ignore", ScintigramWarning)
-        return read_scintigram(path)
+        return read_study(paths, StudyOptions(PAIR if len(paths) > 1 else None))[0]
 
 
 def _suffix(path: Path, picture: Scintigram, spacing: tuple[float, float] | None) -> str:
-    """Choose the format: PNG stays 16-bit PNG; DICOM holds whole counts; NIfTI takes everything else."""
+    """Choose the format: a PNG stays one, with 16 bits; DICOM holds whole counts; NIfTI takes everything else."""
     name = path.name.lower()
-    if name.endswith((".png", ".jpg", ".jpeg")):
+    if name.endswith(RASTER_SUFFIXES) and len(picture.counts) == 1 and (spacing or picture.views == ("",)):
         return ".png"
     if spacing is None:
         raise CopyError("it does not state its pixel spacing; give it with --assumed_spacing_mm")

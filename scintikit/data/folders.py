@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from monai.data import Dataset
 
-from scintikit.data.tree import list_files, printable
+from scintikit.data.pairing import group_views
+from scintikit.data.tree import Picture, describe, in_parallel, list_files, printable
 from scintikit.errors import DatasetError, find_cause
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,43 @@ def find_images(folder: str | os.PathLike[str]) -> list[dict[str, str]]:
     return [{"image": str(root / name), "id": _id(name)} for name in files]
 
 
+def find_studies(
+    folder: str | os.PathLike[str], layout: str = "views", workers: int | None = None
+) -> list[dict[str, str | list[str]]]:
+    """Return the studies of anterior and posterior views under a folder, as items for `ScintigramReader`.
+
+    Files are found as `find_images` does. Two that hold one view each of the same study become one item, `{"image":
+    [anterior path, posterior path], "id": that of the anterior file}`; any other file is an item of its own, as is one
+    that holds several views. Which files belong together is told by their headers, PNG, JPEG and NIfTI files' names
+    (`scintikit.data.pairing`).
+
+    Parameters
+    ----------
+    folder
+        The folder, or a single file.
+    layout
+        That of `ScintigramReader`. Where one picture shows both views, no files are put together.
+    workers
+        Processes that read headers; default one for each CPU.
+
+    Raises
+    ------
+    DatasetError
+        If the folder does not exist or holds nothing that could be a picture.
+    """
+    items = find_images(folder)
+    root = Path(folder).expanduser().absolute()
+    if layout != "views" or root.is_file():
+        return [dict(item) for item in items]
+    names = [Path(item["image"]).relative_to(root).as_posix() for item in items]
+    found = in_parallel(partial(describe, root), names, "reading headers", workers, progress=False)
+    # What cannot be described stays: whoever reads it says why.
+    pictures = [Picture(name) if isinstance(what, str) else what for name, what in zip(names, found, strict=True)]
+    identifiers = {item["image"]: item["id"] for item in items}
+    groups = [[str(root / picture.relative) for picture in study] for study in group_views(pictures)]
+    return [{"image": paths if len(paths) > 1 else paths[0], "id": identifiers[paths[0]]} for paths in groups]
+
+
 def _id(relative: str) -> str:
     return ("./" if relative[0] in "=+-@" else "") + printable(relative)
 
@@ -63,7 +102,8 @@ class TolerantDataset(Dataset):
     """A MONAI Dataset in which one unreadable picture does not stop the rest.
 
     Such an item comes out as an empty image with the reason under `error`, so that batches keep their shape and the
-    handler that writes the results can report it. Only errors that scintikit raises on purpose are caught.
+    handler that writes the results can report it. Only errors that scintikit raises on purpose are caught. Every item
+    also has a `warning`, which is "" unless the transform gives one.
 
     Parameters
     ----------
@@ -71,19 +111,23 @@ class TolerantDataset(Dataset):
         As for `monai.data.Dataset`.
     image_size
         Shape (H, W) that the transform produces.
+    channels
+        Number of channels (views) that it produces.
     """
 
-    def __init__(self, data: Sequence[Any], transform: Callable[..., Any], image_size: Sequence[int]) -> None:
+    def __init__(
+        self, data: Sequence[Any], transform: Callable[..., Any], image_size: Sequence[int], channels: int = 1
+    ) -> None:
         super().__init__(data, transform)
-        self.image_size = tuple(image_size)
+        self.shape = (channels, *image_size)
 
     def __getitem__(self, index: Any) -> Any:
-        """Return the transformed item with `error` "" or, if it cannot be read, the reason."""
+        """Return the transformed item with `error` "" or, if it cannot be read, the reason; and its `warning`."""
         try:
-            return super().__getitem__(index) | {"error": ""}
+            return {"warning": ""} | super().__getitem__(index) | {"error": ""}
         except Exception as error:  # MONAI wraps what a transform raises in a RuntimeError
             reason = find_cause(error)
             if reason is None:
                 raise
-            image, identifier = torch.zeros(1, *self.image_size), self.data[index]["id"]
-            return {"image": image, "id": identifier, "error": printable(str(reason))}
+            image, identifier = torch.zeros(self.shape), self.data[index]["id"]
+            return {"image": image, "id": identifier, "warning": "", "error": printable(str(reason))}

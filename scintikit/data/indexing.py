@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import scintikit
 from scintikit.data.contract import Item
 from scintikit.data.copying import Entry, copy_entry
 from scintikit.data.labels import Row, match_rows, number_labels, read_labels
+from scintikit.data.pairing import group_views
 from scintikit.data.pseudonyms import pseudonym, read_key
 from scintikit.data.splits import check_shares, classes_of, split_patients
 from scintikit.data.tree import PICTURE_SUFFIXES, Picture, in_parallel, list_files, scan_tree
@@ -87,7 +88,9 @@ def index_folder(
     seed: int = 0,
     classes: Sequence[str] = (),
     multi_label: bool = False,
+    negative: Sequence[str] = (),
     patient_pattern: str | None = None,
+    pair_views: bool = False,
     assumed_spacing_mm: float | None = None,
     key: bytes | None = None,
     workers: int | None = None,
@@ -116,9 +119,15 @@ def index_folder(
         Class names in the order of their numbers. Default: those found, in alphabetical order.
     multi_label : bool
         Labels are several classes separated by `|`, or none.
+    negative : sequence of str
+        Labels that mean none of the classes, such as `normal`; with `multi_label`.
     patient_pattern : str, optional
         Regular expression for the path (from the tree's top) of NIfTI, PNG and JPEG files, whose first group, or else
-        the whole match, is the patient. Default: the table's column `patient`, or else each file is one patient.
+        the whole match, is the patient, by which the table can name them too. Default: the table's column `patient`,
+        or else each file (each pair with `pair_views`) is one patient.
+    pair_views : bool
+        Put the anterior and the posterior view of a study that lie in two files into one, as
+        `scintikit.data.pairing` finds them. A row may name either file. A view without its partner stays alone.
     assumed_spacing_mm : float, optional
         Pixel spacing of files that do not state it. Without it such PNG and JPEG files keep theirs unknown and such
         DICOM and NIfTI files are refused.
@@ -154,41 +163,37 @@ def index_folder(
     rows, files = _listed(root, files, Path(labels).absolute()) if labels else _class_folders(files, result)
     pictures, refused = scan_tree(root, files, workers=workers, progress=progress)
     result.refuse(refused)
-    entries = _entries(_labelled(pictures, rows, result), patient_pattern, key, result)
+    pictures = [_with_patient(picture, patient_pattern) for picture in pictures]
+    entries = _entries(_labelled(pictures, rows, pair_views, result), patient_pattern, key, result)
     if not entries:
         return result
-    result.classes, number_of = number_labels([entry.row for entry in entries], classes, multi_label=multi_label)
+    labelled = [entry.row for entry in entries]
+    result.classes, number_of = number_labels(labelled, classes, multi_label=multi_label, negative=negative)
     external = _external(external, entries, key)
     test = 0.0 if external else test
-    writer = DatasetWriter(
-        folder,
-        name=folder.name,
-        description="Acquired scintigrams. Patients are pseudonyms and headers hold technical facts only.",
-        labels=result.classes,
-        licence="Not stated: ask whoever made this dataset.",
-        recipe={
-            "command": "index",
-            "version": scintikit.__version__,
-            "input": _fingerprint(root, entries, assumed_spacing_mm, key),
-            "validation": validation,
-            "test": test,
-            "external": external,
-            "seed": seed,
-        },
-    )
-    copy = partial(copy_entry, root=root, writer=writer, assumed_spacing_mm=assumed_spacing_mm)
-    items = []
-    for entry, copied in zip(entries, in_parallel(copy, entries, "copying", workers, progress), strict=True):
-        if isinstance(copied, str):
-            result.refuse([(entry.picture.relative, copied)])
-        else:
-            items.append(_item(entry, number_of[entry.row.label], copied))
+    shares: dict[str, Any] = {"validation": validation, "test": test, "external": external, "seed": seed}
+    fingerprint = _fingerprint(root, entries, (assumed_spacing_mm, pair_views), key)
+    writer = _writer(folder, result.classes, {"input": fingerprint} | shares)
+    copy = partial(copy_entry, root=root, writer=writer, assumed_spacing_mm=assumed_spacing_mm, named_views=pair_views)
+    copied = in_parallel(copy, entries, "copying", workers, progress)
+    items = list(_items(zip(entries, copied, strict=True), number_of, result))
     if items:
         items.sort(key=lambda item: item["image"])
-        splits = split_patients(items, validation=validation, test=test, external=external, seed=seed)
+        splits = split_patients(items, **shares)
         result.folder = writer.finish(**splits).parent
         _count(result, splits)
     return result
+
+
+def _writer(folder: Path, classes: Sequence[str], recipe: dict[str, Any]) -> DatasetWriter:
+    return DatasetWriter(
+        folder,
+        name=folder.name,
+        description="Acquired scintigrams. Patients are pseudonyms and headers hold technical facts only.",
+        labels=classes,
+        licence="Not stated: ask whoever made this dataset.",
+        recipe={"command": "index", "version": scintikit.__version__} | recipe,
+    )
 
 
 def _folders(tree: str | os.PathLike[str], output: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -224,57 +229,78 @@ def _class_folders(files: Sequence[str], result: IndexResult) -> tuple[list[Row]
     return rows, [row.file for row in rows]
 
 
-def _labelled(pictures: Sequence[Picture], rows: Sequence[Row], result: IndexResult) -> list[tuple[Picture, Row]]:
-    """Return the pictures that have a row, each SOPInstanceUID once."""
+def _labelled(
+    pictures: Sequence[Picture], rows: Sequence[Row], pair_views: bool, result: IndexResult
+) -> list[tuple[tuple[Picture, ...], Row]]:
+    """Return the studies that have a row: single pictures or, with `pair_views`, both views of a study."""
     row_of, unmatched = match_rows(rows, pictures)
     result.unmatched = [row.where for row in unmatched]
-    first: dict[str, Row] = {}
+    pictures = _without_copies(pictures, row_of, result)
     labelled = []
-    for picture in pictures:
-        row = row_of.get(picture)
-        if row is None:
-            result.refuse([(picture.relative, "no row of the table names it")])
-        elif picture.uid in first:
-            if not row.says_the_same(first[picture.uid]):
-                raise DatasetError(f"{row.where} contradicts {first[picture.uid].where} about a copy of its picture")
-            result.refuse([(picture.relative, "it is a copy of a file taken (same SOPInstanceUID)")])
+    for study in group_views(pictures) if pair_views else [(picture,) for picture in pictures]:
+        found = [row_of[picture] for picture in study if picture in row_of]
+        if not found:
+            result.refuse((picture.relative, "no row of the table names it") for picture in study)
+        elif len(study) > 2:
+            reason = "its study has several pictures of one view, and nothing tells which two belong together"
+            result.refuse((picture.relative, reason) for picture in study)
+        elif not (found[0].says_the_same(found[-1]) and found[0].patient == found[-1].patient):
+            raise DatasetError(f"{found[-1].where} contradicts {found[0].where} about the other view of its study")
         else:
-            labelled.append((picture, row))
-            first |= {picture.uid: row} if picture.uid else {}
+            labelled.append((study, found[0]))
     return labelled
 
 
+def _without_copies(pictures: Sequence[Picture], row_of: Mapping[Picture, Row], result: IndexResult) -> list[Picture]:
+    """Return the pictures with each SOPInstanceUID once: the first that has a row, if any has."""
+    first: dict[str, Picture] = {}
+    kept = []
+    for picture in sorted(pictures, key=lambda picture: picture not in row_of):
+        before = first.setdefault(picture.uid or picture.relative, picture)
+        if before is picture:
+            kept.append(picture)
+        elif picture not in row_of:
+            result.refuse([(picture.relative, "no row of the table names it")])
+        else:
+            if not row_of[picture].says_the_same(row_of[before]):
+                where = (row_of[picture].where, row_of[before].where)
+                raise DatasetError(f"{where[0]} contradicts {where[1]} about a copy of its picture")
+            result.refuse([(picture.relative, "it is a copy of a file taken (same SOPInstanceUID)")])
+    return sorted(kept, key=lambda picture: picture.relative)
+
+
 def _entries(
-    labelled: Sequence[tuple[Picture, Row]], pattern: str | None, key: bytes, result: IndexResult
+    labelled: Sequence[tuple[tuple[Picture, ...], Row]], pattern: str | None, key: bytes, result: IndexResult
 ) -> list[Entry]:
-    """Give every picture its pseudonyms; refuse those whose patient is not known."""
+    """Give every study its pseudonyms; refuse those whose patient is not known."""
     numbers: Counter[str] = Counter()
     entries = []
-    for picture, row in labelled:
-        identifier = _patient(picture, row, pattern)
+    for study, row in labelled:
+        picture = study[0]
+        alone = pattern is None and picture.relative.lower().endswith(PICTURE_SUFFIXES)
+        identifier = row.patient or picture.patient or (f"file {picture.relative}" if alone else "")
         if not identifier:
             reason = "its patient is not known; give a column `patient` or, for PNG, JPEG and NIfTI, --patient_pattern"
-            result.refuse([(picture.relative, reason)])
+            result.refuse((picture.relative, reason) for picture in study)
             continue
         patient = "P" + pseudonym(key, "patient", identifier)
         centre = row.centre or (_centre(picture.institution, key) if picture.institution else "unknown")
         numbers[patient] += 1
         uid_seed = pseudonym(key, "picture", picture.uid or picture.relative)
-        entries.append(Entry(picture, row, patient, centre, f"{patient}_{numbers[patient]:02d}", uid_seed))
+        entries.append(Entry(study, row, patient, centre, f"{patient}_{numbers[patient]:02d}", uid_seed))
     return entries
 
 
-def _patient(picture: Picture, row: Row, pattern: str | None) -> str:
-    """Return the identifier of a picture's patient; "" if it is not known."""
-    if row.patient or picture.patient or not picture.relative.lower().endswith(PICTURE_SUFFIXES):
-        return row.patient or picture.patient
-    if pattern is None:
-        return f"file {picture.relative}"
+def _with_patient(picture: Picture, pattern: str | None) -> Picture:
+    """Return the picture with the patient that the pattern finds in its path, if its format has no field for one."""
+    if pattern is None or not picture.relative.lower().endswith(PICTURE_SUFFIXES):
+        return picture
     try:
         match = re.search(pattern, picture.relative)
     except re.error as error:
         raise DatasetError(f"the patient pattern {pattern!r} is not a regular expression: {error}") from error
-    return (match[1] if match.re.groups else match[0]) or "" if match else ""
+    found = (match[1] if match.re.groups else match[0]) if match else ""
+    return replace(picture, patient=found or "")
 
 
 def _centre(institution: str, key: bytes) -> str:
@@ -294,20 +320,29 @@ def _external(external: Sequence[str], entries: Sequence[Entry], key: bytes) -> 
     return sorted(names)
 
 
-def _fingerprint(root: Path, entries: Sequence[Entry], assumed_spacing_mm: float | None, key: bytes) -> str:
+def _fingerprint(root: Path, entries: Sequence[Entry], options: tuple[Any, ...], key: bytes) -> str:
     """Return a keyed hash of all input: it tells whether a run may go on, and nothing else."""
-    facts: list[Any] = [assumed_spacing_mm]
+    facts: list[Any] = [options]
     for entry in entries:
-        size = (root / entry.picture.relative).stat().st_size
         row = entry.row
-        facts.append((entry.picture.relative, size, entry.name, entry.centre, row.label, row.mask, row.prompt))
+        for picture in entry.pictures:
+            size = (root / picture.relative).stat().st_size
+            facts.append((picture.relative, size, entry.name, entry.centre, row.label, row.mask, row.prompt))
     return pseudonym(key, "input", repr(facts))
 
 
-def _item(entry: Entry, label: int | list[int], files: dict[str, str]) -> Item:
-    prompt = {"prompt": entry.row.prompt} if entry.row.prompt else {}
-    item = {"label": label, "patient": entry.patient, "centre": entry.centre, "origin": {"kind": "acquired"}}
-    return files | prompt | item
+def _items(
+    copied: Iterable[tuple[Entry, dict[str, str] | str]], number_of: Mapping[str, int | list[int]], result: IndexResult
+) -> Iterator[Item]:
+    """Yield the items of what was copied; refuse what could not be."""
+    for entry, files in copied:
+        if isinstance(files, str):
+            result.refuse((picture.relative, files) for picture in entry.pictures)
+            continue
+        prompt = {"prompt": entry.row.prompt} if entry.row.prompt else {}
+        label = number_of[entry.row.label]
+        item = {"label": label, "patient": entry.patient, "centre": entry.centre, "origin": {"kind": "acquired"}}
+        yield files | prompt | item
 
 
 def _count(result: IndexResult, splits: dict[str, list[Item]]) -> None:

@@ -149,21 +149,23 @@ class _Lookup:
 
 
 def number_labels(
-    rows: Sequence[Row], classes: Sequence[str] = (), *, multi_label: bool = False
+    rows: Sequence[Row], classes: Sequence[str] = (), *, multi_label: bool = False, negative: Sequence[str] = ()
 ) -> tuple[list[str], dict[str, int | list[int]]]:
     """Return the class names and, for each label as written, its number or its list of 0/1.
 
     Labels are class names (case and the number of spaces do not matter) or, if `classes` says which is which and none
     of those names is a number itself, class numbers from 0. With `multi_label` they are several separated by `|`, or
-    nothing for none. Without `classes` the names found are taken, in alphabetical order.
+    nothing or one of `negative` for none. Without `classes` the names found are taken, in alphabetical order.
 
     Raises
     ------
     DatasetError
         If a label is missing, unknown or a number without a meaning; the message names the row. If `classes` names
-        one twice.
+        one twice, or there is a `negative` without `multi_label`.
     """
-    parts = {row.label: _parts(row, multi_label) for row in rows}
+    if negative and not multi_label:
+        raise DatasetError("a label that means none of the classes makes sense with --multi_label only; give that too")
+    parts = {row.label: _parts(row, multi_label, {_class_name(name).casefold() for name in negative}) for row in rows}
     names = _checked([_class_name(name) for name in classes]) or _names_found(rows, parts)
     number_of = {name.casefold(): number for number, name in enumerate(names)}
     if not any(name.isdecimal() for name in names):
@@ -179,9 +181,9 @@ def number_labels(
     return names, labels
 
 
-def _parts(row: Row, multi_label: bool) -> list[str]:
+def _parts(row: Row, multi_label: bool, negative: set[str]) -> list[str]:
     if multi_label:
-        return [name for name in map(_class_name, row.label.split("|")) if name]
+        return [name for name in map(_class_name, row.label.split("|")) if name.casefold() not in {"", *negative}]
     if not row.label:
         raise DatasetError(f"{row.where} has no label; fill it in or delete the row")
     if "|" in row.label:

@@ -25,12 +25,20 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Picture:
-    """A usable file of the tree. Identifiers are there to be matched and hashed, never shown."""
+    """A usable file of the tree. Identifiers are there to be matched and hashed, never shown.
+
+    `view` is that of the only frame, as the header states it; "" for several frames.
+    """
 
     relative: str
     uid: str = field(default="", repr=False)
     patient: str = field(default="", repr=False)
     institution: str = field(default="", repr=False)
+    study: str = field(default="", repr=False)
+    series: str = field(default="", repr=False)
+    view: str = ""
+    image_type: str = ""
+    synthetic: bool = False
 
 
 def list_files(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
@@ -76,22 +84,40 @@ def scan_tree(
     return pictures, [(name, why) for name, why in zip(files, found, strict=True) if isinstance(why, str)]
 
 
-def _scan(root: Path, relative: str) -> Picture | str:
+def describe(root: Path, relative: str) -> Picture | str:
+    """Return what a file's header (a PNG's, JPEG's or NIfTI's name) says of it, or why it cannot be read."""
     if relative.lower().endswith(PICTURE_SUFFIXES):
         return Picture(relative)
     path = f"{root}/{relative}"
     header = scan_header(path)
     if not header.usable:
         return bare_reason(header.reason, path)
-    if header.synthetic:
+    return Picture(
+        relative,
+        uid=header.sop_instance_uid,
+        patient=header.patient_id,
+        institution=header.institution or header.station,
+        study=header.study_uid,
+        series=header.series_uid,
+        view=header.views[0] if header.frames == 1 else "",
+        image_type=header.image_type,
+        synthetic=header.synthetic,
+    )
+
+
+def _scan(root: Path, relative: str) -> Picture | str:
+    found = describe(root, relative)
+    if isinstance(found, str):
+        return found
+    if found.synthetic:
         return (
             "it says that its picture is simulated or synthetic; such a folder is a dataset already, and `compose` "
             "merges datasets"
         )
-    if header.image_type not in IMAGE_TYPES:
-        kind = "another" if header.image_type == "OTHER" else f"a {header.image_type}"
+    if found.image_type not in IMAGE_TYPES:
+        kind = "another" if found.image_type == "OTHER" else f"a {found.image_type}"
         return f"it is {kind} acquisition; a dataset holds static and whole-body pictures"
-    return Picture(relative, header.sop_instance_uid, header.patient_id, header.institution or header.station)
+    return found
 
 
 def bare_reason(message: str, path: str | os.PathLike[str]) -> str:

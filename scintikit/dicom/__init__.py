@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from scintikit.dicom.nm import HeaderSummary, scan_header
 from scintikit.dicom.read import read_scintigram
 from scintikit.dicom.scintigram import MAX_PIXELS, VIEWS, Scintigram, ScintigramWarning
+from scintikit.dicom.study import StudyOptions, read_study
 from scintikit.dicom.write import write_scintigram
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ __all__ = [
     "Scintigram",
     "ScintigramReader",
     "ScintigramWarning",
+    "StudyOptions",
     "read_scintigram",
+    "read_study",
     "scan_header",
     "write_scintigram",
 ]

@@ -37,6 +37,8 @@ class HeaderSummary:
     body_part: str = ""
     synthetic: bool = False
     sop_instance_uid: str = field(default="", repr=False)
+    study_uid: str = field(default="", repr=False)
+    series_uid: str = field(default="", repr=False)
     patient_id: str = field(default="", repr=False)
     institution: str = field(default="", repr=False)
     station: str = field(default="", repr=False)
@@ -75,6 +77,8 @@ def _summary(path: str | os.PathLike[str], elements: Elements, header: Header) -
         body_part=header.body_part,
         synthetic=header.synthetic,
         sop_instance_uid=elements.text(T.SOP_INSTANCE),
+        study_uid=elements.text(T.STUDY),
+        series_uid=elements.text(T.SERIES),
         patient_id=elements.international_text(T.PATIENT_ID),
         institution=elements.international_text(T.INSTITUTION),
         station=elements.international_text(T.STATION),

@@ -8,13 +8,14 @@ import pytest
 
 from scintikit.dicom import ScintigramReader, read_scintigram, scan_header, write_scintigram
 
-CANARIES = ("CANARYNAME", "CANARYID", "19770707", "CANARYPRIVATE", "CANARYPLACE", "CANARYTEXT")
+CANARIES = ("CANARYNAME", "CANARYID", "19770707", "CANARYPRIVATE", "CANARYPLACE", "CANARYTEXT", "1.2.77777")
 
 
 def plant(dataset):
     dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = "CANARYNAME^A", "CANARYID", "19770707"
     dataset.StudyDate = dataset.AcquisitionDate = dataset.ContentDate = "19770707"
     dataset.InstitutionName = dataset.StationName = "CANARYPLACE"
+    dataset.StudyInstanceUID = dataset.SeriesInstanceUID = "1.2.77777"
     dataset.SeriesDescription = dataset.ImageComments = dataset.ImageID = "CANARYTEXT"
     dataset.private_block(0x0009, "CANARYPRIVATE", create=True).add_new(1, "LO", "CANARYPRIVATE")
     dataset.DetectorInformationSequence[0].ViewCodeSequence[0].CodeMeaning = "CANARYNAME"
