@@ -41,10 +41,22 @@ class Resampled(MapTransform):
         New pixel spacing (row, column) in mm.
     keep_counts
         Scale the image so that its sum, not its mean, stays: counts per new pixel.
+    labels
+        The images hold labels: take the nearest pixel's, for there is nothing between two of them.
+    allow_missing_keys
+        Leave items without a key as they are.
     """
 
-    def __init__(self, keys: KeysCollection, spacing_mm: Sequence[float], keep_counts: bool = False) -> None:
-        super().__init__(keys)
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spacing_mm: Sequence[float],
+        keep_counts: bool = False,
+        labels: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.how = {"mode": "nearest-exact"} if labels else {"mode": "bilinear", "antialias": True}
         self.spacing_mm = tuple(float(value) for value in spacing_mm)
         self.keep_counts = keep_counts
 
@@ -56,7 +68,7 @@ class Resampled(MapTransform):
             old = [float(image.affine[axis, axis]) for axis in (0, 1)]
             # At least a pixel: a thin strip must not vanish.
             size = [max(1, round(n * o / s)) for n, o, s in zip(image.shape[1:], old, self.spacing_mm, strict=True)]
-            new = F.interpolate(image.as_tensor()[None].float(), size=size, mode="bilinear", antialias=True)[0]
+            new = F.interpolate(image.as_tensor()[None].float(), size=size, **self.how)[0]
             if self.keep_counts:
                 new *= image[0].numel() / new[0].numel()
             image.affine[[0, 1], [0, 1]] = torch.tensor(self.spacing_mm, dtype=image.affine.dtype)

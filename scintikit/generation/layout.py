@@ -21,7 +21,7 @@ class LayoutLearning:
     """Train a network's reader of prompts, and the layout it makes of them, on coarse masks.
 
     The side of a nodule changes a noisy picture's loss by less than a thousandth, so that a diffusion network all but
-    ignores it; as a question about the mask alone it is learned in a hundred steps. Without a mask nothing is done.
+    ignores it; as a question about the mask alone it is learned in a few hundred steps. Without a mask nothing is done.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class LayoutLearning:
         self,
         network: torch.nn.Module,
         dataset: LatentDataset,
-        steps: int = 400,
+        steps: int = 800,
         batch_size: int = 64,
         learning_rate: float = 1e-3,
         seed: int = 0,

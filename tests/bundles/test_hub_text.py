@@ -77,7 +77,14 @@ def _read(folder: Path, length: int = 77, width: int = 16) -> tuple[FrozenTextEn
 def _train(dataset: str, autoencoder: Path, encoder: Path, folder: Path, **options: Any) -> None:
     places = {"dataset_dir": dataset, "ckpt_dir": str(folder), "log_dir": str(folder / "runs")}
     places |= {"autoencoder_dir": str(autoencoder), "text_encoder": str(encoder)}
-    quick = {"max_epochs": 1, "val_interval": 1, "batch_size": 8, "copies": 0, "preview_interval": 1000}
+    quick = {
+        "max_epochs": 1,
+        "val_interval": 1,
+        "batch_size": 8,
+        "copies": 0,
+        "layout_steps": 5,
+        "preview_interval": 1000,
+    }
     quick |= {"train#preview#count": 2}
     run("sd_generator", "training", overlay="hub_text", **(SMALL | places | quick | options))
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from scintikit.bundles import enter
 from scintikit.data import label_names, load_datalist
 from scintikit.dicom import read_scintigram
 from scintikit.errors import ConfigError, DatasetError
-from scintikit.generation import LatentDataset, PreviewSamples, generator_items
+from scintikit.generation import LatentDataset, LayoutLearning, PreviewSamples, generator_items
 from tools.run import BUNDLES, run
 
 CONFIGS = BUNDLES / "sd_generator" / "configs"
@@ -26,7 +27,14 @@ SMALL: dict[str, Any] = {"network_def#channels": [32, 32, 32]}
 
 def _train(dataset: str, folder: Path, **options: Any) -> None:
     folders = {"dataset_dir": dataset, "ckpt_dir": str(folder), "log_dir": str(folder / "runs")}
-    defaults = {"max_epochs": 1, "val_interval": 1, "batch_size": 8, "copies": 1, "train#preview#count": 4}
+    defaults = {
+        "max_epochs": 1,
+        "val_interval": 1,
+        "batch_size": 8,
+        "copies": 1,
+        "layout_steps": 5,
+        "train#preview#count": 4,
+    }
     run("sd_generator", "training", **(SMALL | folders | defaults | options))
 
 
@@ -327,6 +335,44 @@ def test_built_in_text_encoder_is_the_first_that_draws_random_numbers() -> None:
     alone = PromptEncoder(256, 64, 96, 2).state_dict()
     assert {name.removeprefix("text.") for name in state if name.startswith("text.")} == alone.keys()
     assert all(torch.equal(state[f"text.{name}"], value) for name, value in alone.items())
+
+
+def _sides(items: list[dict[str, Any]]) -> Any:
+    """Pictures of a nodule on the left (words 5, 7) or the right (words 6, 7), in one version and mirrored."""
+    tokens = torch.ones(2, 8, 3, dtype=torch.int64)
+    tokens[..., 2] = 7
+    tokens[0, :, 1] = torch.tensor([5, 6] * 4)
+    tokens[1, :, 1] = torch.tensor([6, 5] * 4)
+    masks = torch.zeros(2, 8, 2, 32, 32, dtype=torch.uint8)
+    masks[0, 0::2, 0, 8:16, 16:24] = masks[0, 1::2, 0, 8:16, 8:16] = 255
+    masks[1] = masks[0].flip(-1)
+    return SimpleNamespace(data=items, tokens=tuple(tokens), encoded={"masks": masks})
+
+
+def test_the_words_of_a_side_are_laid_out_on_that_side() -> None:
+    enter(CONFIGS.parent)
+    from scripts.network import DiffusionNetwork
+
+    torch.manual_seed(0)
+    network = DiffusionNetwork(mask_labels=1, channels=(32, 32, 32), text_width=32, context_length=3)
+    dataset = _sides([{"mask": "m"}] * 8)
+    explained = LayoutLearning(network, dataset, steps=80, batch_size=16, learning_rate=3e-3).run()
+    assert explained is not None
+    assert explained > 0.8
+    with torch.no_grad():
+        left, right = network.structures(dataset.tokens[0][:2])[:, 0]
+    assert left[:, 4:].sum() > left[:, :4].sum() + 1
+    assert right[:, :4].sum() > right[:, 4:].sum() + 1
+
+
+def test_nothing_is_laid_out_without_masks() -> None:
+    enter(CONFIGS.parent)
+    from scripts.network import DiffusionNetwork
+
+    network = DiffusionNetwork(mask_labels=1, channels=(32, 32, 32), text_width=32, context_length=3)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert LayoutLearning(network, _sides([{}] * 8), steps=2).run() is None
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_adversary_joins_after_the_warm_up_and_sees_grain(tiny_dataset: str, tmp_path: Path) -> None:

@@ -1,0 +1,169 @@
+"""spect_bone_cls: its networks, and training, evaluation and inference on tiny whole-body scans."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from scintikit.bundles import enter
+from scintikit.data import load_dataset, mirror_posterior
+from scintikit.dicom import read_scintigram, write_scintigram
+from scintikit.errors import ConfigError
+from scintikit.phantoms.skeleton import simulated_bone_dataset
+from tools.run import BUNDLES, run
+
+SMALL = {"image_size": [128, 32], "spacing_mm": 18.4}  # a sixteenth of the pixels
+ARCHITECTURES = ("two_view", "alexnet", "resnet18", "densenet121")
+
+
+@pytest.fixture
+def networks() -> ModuleType:
+    enter(BUNDLES / "spect_bone_cls")
+    return importlib.import_module("scripts.network")
+
+
+@pytest.fixture(scope="module")
+def dataset() -> str:
+    """27 patients of nine cameras."""
+    return simulated_bone_dataset("bone_tiny")
+
+
+@pytest.fixture(scope="module")
+def model(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `model.pt` and `calibration.pt`, trained for two epochs."""
+    folder = tmp_path_factory.mktemp("bone")
+    folders = {"dataset_dir": dataset, "ckpt_dir": str(folder), "log_dir": str(folder / "runs")}
+    run("spect_bone_cls", "training", max_epochs=2, batch_size=4, **folders, **SMALL)
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_gives_logits_and_heat_maps(networks: ModuleType, architecture: str) -> None:
+    network = networks.build(architecture, 3).eval()
+    scans = torch.rand(2, 2, 128, 32)
+    with torch.no_grad():
+        logits, heat = network(scans), network.heat_maps(scans)
+    assert logits.shape == (2, 3)
+    assert heat.shape[:3] == (2, 3, 2)
+    assert heat.min() >= 0
+    assert heat.max() <= 1
+
+
+def test_an_unknown_architecture_is_named(networks: ModuleType) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'resnet18'"):
+        networks.build("resnet")
+
+
+def test_both_views_are_read_alike(networks: ModuleType) -> None:
+    torch.manual_seed(0)
+    network = networks.build().eval()
+    anterior = torch.rand(2, 1, 64, 32)
+    same = mirror_posterior(torch.cat([anterior, anterior], 1))
+    with torch.no_grad():
+        heat = network.heat_maps(same)
+        torch.testing.assert_close(heat[:, :, 1], heat[:, :, 0].flip(-1))
+        swapped = mirror_posterior(torch.cat([torch.rand(2, 1, 64, 32), anterior], 1))
+        assert not torch.allclose(network.heat_maps(swapped)[:, :, 1], heat[:, :, 1]), "a view ignores the other one"
+
+
+def test_an_absent_view_counts_for_nothing(networks: ModuleType) -> None:
+    torch.manual_seed(0)
+    network = networks.build().eval()
+    scans = torch.rand(2, 2, 64, 32)
+    scans[:, 1] = 0
+    logits = network(scans)
+    logits.sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in network.parameters() if weight.grad is not None)
+    assert network.heat_maps(scans)[:, :, 1].max() == 0
+    evidence = network.read(scans)[1][:, :, 0].flatten(2)
+    assert (logits >= evidence.amin(2)).all()
+    assert (logits <= evidence.amax(2)).all()
+
+
+def test_eight_scans_are_learned_by_heart(networks: ModuleType) -> None:
+    torch.manual_seed(0)
+    network, scans = networks.build(), torch.rand(8, 2, 64, 32)
+    labels = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).repeat(2, 1)
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
+    losses = []
+    for _ in range(40):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(network(scans), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_evaluation_measures_diseases_and_lesions(dataset: str, model: Path, tmp_path: Path) -> None:
+    run(
+        "spect_bone_cls",
+        "evaluating",
+        dataset_dir=dataset,
+        ckpt_dir=str(model),
+        log_dir=str(tmp_path),
+        output_dir=str(tmp_path / "eval"),
+        bootstrap=20,
+        **SMALL,
+    )
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    test = load_dataset(dataset).splits["test"]
+    assert metrics["patients"] == len(test)
+    assert metrics["provenance"]["split"] == "test"
+    assert "localisation" in metrics
+    table = pd.read_csv(tmp_path / "eval" / "predictions.csv", dtype={"id": str})
+    truth = ["metastasis" in str(label) for label in table["label"]]
+    assert sum(truth) == sum(item["label"][0] for item in test)
+    assert (tmp_path / "eval" / "report.html").stat().st_size > 10_000
+
+
+def test_inference_takes_two_frames_pairs_and_single_views_and_names_the_rest(
+    dataset: str, model: Path, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    root = load_dataset(dataset).root
+    source = root / load_dataset(dataset).splits["test"][0]["image"]
+    scan = read_scintigram(source)
+    shutil.copy(source, inbox / "whole.dcm")
+    facts = {"spacing_mm": scan.spacing_mm, "image_type": "WHOLE BODY", "uid_seed": "x"}
+    write_scintigram(inbox / "turned.dcm", scan.counts[::-1], views=("POST", "ANT"), **facts)
+    write_scintigram(inbox / "posterior.dcm", scan.counts[1:], views=("POST",), **facts)
+    write_scintigram(inbox / "upside_down.dcm", scan.counts[:, ::-1], views=scan.views, **facts)
+    for name, counts in zip(("scan_ant", "scan_post"), scan.counts, strict=True):
+        view = "ANT" if name == "scan_ant" else "POST"
+        write_scintigram(inbox / f"{name}.png", counts[None], spacing_mm=scan.spacing_mm, views=(view,), uid_seed=name)
+    output = tmp_path / "predictions"
+    run(
+        "spect_bone_cls",
+        "inference",
+        dataset_dir=str(inbox),
+        ckpt_dir=str(model),
+        output_dir=str(output),
+        batch_size=2,
+        **SMALL,
+    )
+    table = pd.read_csv(output / "predictions.csv").set_index("id")
+    assert set(table.index) == {"whole.dcm", "turned.dcm", "posterior.dcm", "upside_down.dcm", "scan_ant.png"}
+    columns = ["p_metastasis", "p_arthritis"]
+    for same in ("turned.dcm", "scan_ant.png"):
+        np.testing.assert_allclose(
+            table.loc[same, columns].astype(float), table.loc["whole.dcm", columns].astype(float), atol=2e-3
+        )
+    assert "only the posterior view" in table.loc["posterior.dcm", "warning"]
+    assert "upside_down.dcm" in table.loc["upside_down.dcm", "error"]
+    assert (output / "images" / "whole.dcm.png").stat().st_size > 1000
+
+
+def test_a_model_of_another_architecture_is_refused(dataset: str, model: Path, tmp_path: Path) -> None:
+    options = {"dataset_dir": dataset, "ckpt_dir": str(model), "output_dir": str(tmp_path), **SMALL}
+    with pytest.raises(ConfigError, match="architecture"):
+        run("spect_bone_cls", "inference", architecture="resnet18", **options)
