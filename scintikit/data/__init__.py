@@ -7,6 +7,7 @@ from scintikit.data.folders import TolerantDataset, find_images
 from scintikit.data.indexing import IndexResult, index_folder
 from scintikit.data.splits import split_patients
 from scintikit.data.transforms import RefuseEmptyd, Resampled
+from scintikit.data.views import body_frame, mirror_posterior
 from scintikit.data.weights import class_weights, positive_weights
 from scintikit.data.writer import DatasetWriter
 
@@ -19,6 +20,7 @@ __all__ = [
     "RefuseEmptyd",
     "Resampled",
     "TolerantDataset",
+    "body_frame",
     "class_weights",
     "compose",
     "find_images",
@@ -27,6 +29,7 @@ __all__ = [
     "label_names",
     "load_datalist",
     "load_dataset",
+    "mirror_posterior",
     "positive_weights",
     "split_patients",
 ]

@@ -96,7 +96,7 @@ def test_masks_are_ignored_by_a_generator_without_them() -> None:
 def test_mask_that_does_not_fit_is_named() -> None:
     with pytest.raises(DatasetError, match="A_1 holds the structure 4; known are 1 to 3, see --mask_labels"):
         MaskAndField(3)(_item(torch.full((1, 6, 6), 4.0)))
-    with pytest.raises(DatasetError, match=r"mask of A_1 is \(5, 5\), its image \(6, 6\)"):
+    with pytest.raises(DatasetError, match=r"mask of A_1 is \(1, 5, 5\), its image \(1, 6, 6\)"):
         MaskAndField(3)(_item(torch.ones(1, 5, 5)))
 
 
