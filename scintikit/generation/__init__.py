@@ -2,6 +2,7 @@
 
 from scintikit.generation.acquisition import acquire
 from scintikit.generation.autoencoder import AutoencoderStep, PreparePictures, TrainedAutoencoder, measure_latents
+from scintikit.generation.coordinates import coordinates
 from scintikit.generation.counts import count_level, stabilise, unstabilise
 from scintikit.generation.diffusion import DiffusionSampler, PrepareDiffusion
 from scintikit.generation.fields import CameraFields
@@ -63,6 +64,7 @@ __all__ = [
     "WordTokenizer",
     "WriteBatches",
     "acquire",
+    "coordinates",
     "count_level",
     "count_words",
     "draw_deformation",

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from monai.engines import PrepareBatch
 from monai.inferers import Inferer
-from monai.losses import PatchAdversarialLoss
 from monai.networks.blocks import Convolution, ResidualUnit
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -241,7 +240,10 @@ class DrawScans(Inferer):
 
 
 class Adversary:
-    """Losses of discriminator and generator: the hinge loss on pictures with grain, augmented.
+    """Losses of discriminator and generator: the hinge loss (Lim and Ye, arXiv 1705.02894), with grain, augmented.
+
+    MONAI's PatchAdversarialLoss puts verdicts through a tanh before the hinge; where that saturates, both networks stop
+    learning, and with a projection they soon do.
 
     Real and drawn pictures are augmented alike, on the way to the discriminator only (Zhao et al., NeurIPS 2020): a few
     hundred scans do not last a discriminator long, and what is drawn is not augmented.
@@ -270,7 +272,6 @@ class Adversary:
         self.discriminator = discriminator
         self.augmentation = augmentation
         self.inferer = AutocastInferer(precision)
-        self.hinge = PatchAdversarialLoss(criterion="hinge")
         self.generator = torch.Generator().manual_seed(0)
 
     def reseed(self, *numbers: int) -> None:
@@ -284,17 +285,14 @@ class Adversary:
         self.discriminator.requires_grad_(True)
         with torch.no_grad():
             drawn = self._grainy(fakes)
-        losses = [
-            self.hinge(self._judge(pictures, scans.y), real, for_discriminator=True)
-            for pictures, scans, real in ((drawn, fakes, False), (reals.x, reals, True))
-        ]
-        return _finite(0.5 * (losses[0] + losses[1]), "the loss of the discriminator")
+        on_fakes, on_reals = self._judge(drawn, fakes.y), self._judge(reals.x, reals.y)
+        loss = F.relu(1 + on_fakes).mean() + F.relu(1 - on_reals).mean()
+        return _finite(loss, "the loss of the discriminator")
 
     def generator_loss(self, fakes: Scans) -> torch.Tensor:
         """Return how far drawn scans are from being taken for real."""
         self.discriminator.requires_grad_(False)
-        verdict = self._judge(self._grainy(fakes), fakes.y)
-        return _finite(self.hinge(verdict, True, for_discriminator=False), "the loss of the generator")
+        return _finite(-self._judge(self._grainy(fakes), fakes.y).mean(), "the loss of the generator")
 
     def _judge(self, pictures: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         if self.augmentation is not None:
