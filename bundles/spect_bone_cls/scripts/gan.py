@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from monai.engines import PrepareBatch
 from monai.inferers import Inferer
-from monai.networks.blocks import Convolution, ResidualUnit
+from monai.networks.blocks import Convolution, ResidualUnit, SubpixelUpsample
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -92,11 +92,9 @@ class Generator(nn.Module):
         self.begin = nn.Linear(latent, self.start[0] * self.start[1] * self.start[2])
         wide = [channels[0], *channels]
         self.levels = nn.ModuleList(StyleBlock(a, b, latent) for a, b in pairwise(wide))
-        self.end = nn.Sequential(
-            Convolution(2, channels[-1], unshuffle**2 * image_channels, conv_only=True),
-            nn.PixelShuffle(unshuffle),
-            nn.Softplus(),
-        )
+        # Its weights start alike for all pixels of a block, or the blocks would long be seen as a grid of dots.
+        unfold = SubpixelUpsample(2, channels[-1], image_channels, scale_factor=unshuffle, apply_pad_pool=False)
+        self.end = nn.Sequential(unfold, nn.Softplus())
 
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return stabilised pictures `(B, C, H, W)`, not negative, in the frame of the body.
