@@ -2,7 +2,6 @@
 
 from scintikit.generation.acquisition import acquire
 from scintikit.generation.autoencoder import AutoencoderStep, PreparePictures, TrainedAutoencoder, measure_latents
-from scintikit.generation.coordinates import coordinates
 from scintikit.generation.counts import count_level, stabilise, unstabilise
 from scintikit.generation.diffusion import DiffusionSampler, PrepareDiffusion
 from scintikit.generation.fields import CameraFields
@@ -64,7 +63,6 @@ __all__ = [
     "WordTokenizer",
     "WriteBatches",
     "acquire",
-    "coordinates",
     "count_level",
     "count_words",
     "draw_deformation",

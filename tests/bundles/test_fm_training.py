@@ -61,13 +61,6 @@ def test_network_answers_a_velocity_of_the_pictures_shape(
     assert network(x, torch.rand(3), torch.tensor([0, 3, -1]), torch.rand(3, mask_labels + 1, 32, 64)).shape == x.shape
 
 
-@pytest.mark.parametrize("places", [False, True])
-def test_network_can_be_told_where_a_place_is(network_class: Any, places: bool) -> None:
-    network = _randomised(network_class(unshuffle=2, channels=(32,), attention_levels=(False,), places=places))
-    answer = network(torch.zeros(1, 1, 128, 32))[0, 0, :, 16]
-    assert bool((answer[48] - answer[80]).abs() > 1e-4) == places  # far from the edges all else is equal
-
-
 def test_conditions_matter_and_missing_ones_are_the_null_ones(network_class: Any) -> None:
     network = _randomised(network_class(channels=(32, 64), attention_levels=(False, True)))
     x, t = torch.randn(2, 1, 32, 32), torch.full((2,), 0.5)

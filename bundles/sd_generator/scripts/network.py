@@ -10,7 +10,6 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import nn
 
 from scintikit.errors import ConfigError
-from scintikit.generation import coordinates
 
 
 class PromptEncoder(nn.Module):
@@ -149,3 +148,9 @@ class DiffusionNetwork(nn.Module):
     def no_prompt(self, x: torch.Tensor) -> torch.Tensor:
         """Return the tokens `(B, L)` of no prompt."""
         return self.text.no_prompt().to(x.device).expand(len(x), -1)
+
+
+def coordinates(x: torch.Tensor) -> torch.Tensor:
+    """Return row and column `(B, 2, h, w)` of each place in `x` `(B, c, h, w)`, from -1 to 1."""
+    sides = (torch.linspace(-1, 1, side, device=x.device, dtype=x.dtype) for side in x.shape[-2:])
+    return torch.stack(torch.meshgrid(*sides, indexing="ij")).expand(len(x), -1, -1, -1)
