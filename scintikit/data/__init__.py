@@ -7,7 +7,7 @@ from scintikit.data.folders import TolerantDataset, find_images, find_studies
 from scintikit.data.indexing import IndexResult, index_folder
 from scintikit.data.splits import split_patients
 from scintikit.data.transforms import RefuseEmptyd, Resampled
-from scintikit.data.views import TwoViewAugmentation, mirror_posterior
+from scintikit.data.views import TwoViewAugmentation, body_frame, mirror_posterior
 from scintikit.data.weights import class_weights, positive_weights
 from scintikit.data.whole_body import CheckWholeBodyd
 from scintikit.data.writer import DatasetWriter
@@ -23,6 +23,7 @@ __all__ = [
     "Resampled",
     "TolerantDataset",
     "TwoViewAugmentation",
+    "body_frame",
     "class_weights",
     "compose",
     "find_images",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from scintikit.data.augmentation import BatchAugmentation
@@ -14,6 +16,14 @@ def mirror_posterior(pictures: torch.Tensor) -> torch.Tensor:
     """
     anterior, posterior = pictures.unbind(-3)
     return torch.stack([anterior, posterior.flip(-1)], dim=-3)
+
+
+def body_frame(x: torch.Tensor, views: Sequence[str]) -> torch.Tensor:
+    """Return `x` `(..., views, H, W)`, as displayed, so that its views agree about the patient's sides; and back again.
+
+    Views ANT and POST do after `mirror_posterior`. Any other set of views stays as it is displayed.
+    """
+    return mirror_posterior(x) if tuple(views) == ("ANT", "POST") else x
 
 
 class TwoViewAugmentation(BatchAugmentation):

@@ -182,6 +182,11 @@ class CaptureFeatures:
         engine.state.output["features"] = self.features
 
 
+def side_by_side(pictures: torch.Tensor) -> torch.Tensor:
+    """Return pictures `(B, views, H, W)` as `(B, 1, H, views * W)`, which TensorBoard can show."""
+    return torch.cat(pictures.split(1, dim=1), dim=-1)
+
+
 class TensorBoardImages:
     """Show the first images of an epoch's first batch, as the network gets them or makes them, in TensorBoard.
 
@@ -222,21 +227,24 @@ class TensorBoardImages:
         first_of_epoch = (engine.state.iteration - 1) % engine.state.epoch_length == 0
         if first_of_epoch and (engine.state.epoch - 1) % self.interval == 0:
             shown = torch.stack([engine.state.output[key][: self.count] for key in self.keys], dim=1).flatten(0, 1)
-            images = shown.flatten(0, 1)[:, None].float().clamp(0, 1).cpu()  # TensorBoard's channels are colours
-            self.writer.add_images(self.tag, images, engine.state.epoch)
+            images = shown.float().clamp(0, 1).cpu()
+            self.writer.add_images(self.tag, side_by_side(images), engine.state.epoch)
 
 
 class EpochProgress:
-    """One progress bar over a whole training: epoch, loss, validation metric and the time left.
+    """One progress bar over a whole training: epoch, losses, validation metric and the time left.
 
     Parameters
     ----------
     evaluator
-        The validation engine, whose key metric is shown.
+        The validation engine, whose key metric is shown; None for a training without validation.
+    keys
+        Of the losses in the trainer's output.
     """
 
-    def __init__(self, evaluator: Any) -> None:
+    def __init__(self, evaluator: Any = None, keys: Sequence[str] = ("loss",)) -> None:
         self.evaluator = evaluator
+        self.keys = tuple(keys)
 
     def attach(self, engine: Workflow) -> None:
         """Register with the trainer."""
@@ -256,9 +264,11 @@ class EpochProgress:
         )
 
     def _step(self, engine: Workflow) -> None:
-        state, validation = engine.state, self.evaluator.state
-        shown = {"epoch": f"{state.epoch}/{state.max_epochs}", "loss": f"{state.output['loss'].item():.3f}"}
-        if validation.best_metric_epoch > 0:
+        state = engine.state
+        shown = {"epoch": f"{state.epoch}/{state.max_epochs}"}
+        shown |= {key: f"{torch.as_tensor(state.output[key]).item():.3f}" for key in self.keys}
+        validation = None if self.evaluator is None else self.evaluator.state
+        if validation is not None and validation.best_metric_epoch > 0:
             shown[f"best {validation.key_metric_name}"] = f"{validation.best_metric:.3f}"
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()

@@ -27,11 +27,12 @@ from scintikit.generation.solvers import integrate
 from scintikit.generation.statistics import TrainingStatistics, load_generation, measure_training
 from scintikit.generation.text import SubwordTokenizer, WordTokenizer, count_words
 from scintikit.generation.text_encoder import FrozenTextEncoder, TextCheckpoint
-from scintikit.generation.transforms import FixedSize, MaskAndField, Stabilised
+from scintikit.generation.transforms import BodyFrame, FixedSize, MaskAndField, Stabilised
 from scintikit.generation.writing import ExpectedCounts, WriteBatches
 
 __all__ = [
     "AutoencoderStep",
+    "BodyFrame",
     "CameraFields",
     "Deformation",
     "DiffusionSampler",

@@ -12,6 +12,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from scintikit.data import Item
+from scintikit.data.views import body_frame
 from scintikit.dicom import read_scintigram
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ ENOUGH = 10
 
 class CameraFields:
     """The field of view of each centre's camera: the pixels that hold counts in any of its training pictures.
+
+    Several views have one field together, in the frame of the body (`scintikit.data.body_frame`).
 
     Parameters
     ----------
@@ -40,9 +43,10 @@ class CameraFields:
         seen: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
         count: Counter[tuple[str, tuple[int, ...]]] = Counter()
         for item in tqdm(items, "fields of view", leave=False):
-            counts = (read_scintigram(item["image"], tuple(views)).counts > 0).any(axis=0)
-            key = (item["centre"], counts.shape)
-            seen[key] = np.logical_or(seen.get(key, False), counts)
+            counts = body_frame(torch.from_numpy(read_scintigram(item["image"], tuple(views)).counts), views)
+            hit = (counts > 0).any(dim=0).numpy()
+            key = (item["centre"], hit.shape)
+            seen[key] = np.logical_or(seen.get(key, False), hit)
             count[key] += 1
         usual: dict[str, list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
         for (centre, shape), number in count.items():

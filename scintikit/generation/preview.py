@@ -11,6 +11,7 @@ from monai.data import Dataset
 from monai.engines import Workflow
 from torch.utils.data import default_collate
 
+from scintikit.engines.handlers import side_by_side
 from scintikit.generation.counts import stabilise, unstabilise
 from scintikit.generation.flow import batch_labels
 from scintikit.generation.sampler import Sampler
@@ -86,8 +87,8 @@ class PreviewSamples:
         items = [self.dataset[index] for index in range(0, len(self.dataset), step)][: self.count]
         real = torch.stack([item["image"] for item in items])
         drawn = self._draw(items)
-        pairs = torch.stack([real[: self.shown], drawn[: self.shown]], dim=1).flatten(0, 1)[:, :1].clamp(0, 1)
-        self.writer.add_images("samples/real_then_drawn", pairs, epoch)
+        pairs = torch.stack([real[: self.shown], drawn[: self.shown]], dim=1).flatten(0, 1).clamp(0, 1)
+        self.writer.add_images("samples/real_then_drawn", side_by_side(pairs), epoch)
         extractor = random_features(device=next(self.network.parameters()).device)
         one, other = (extractor(pictures.clamp(0, 1).numpy()) for pictures in (real, drawn))
         classes = [label_key(item["label"]) for item in items]

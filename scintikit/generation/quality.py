@@ -28,7 +28,7 @@ def picture_statistics(pictures: torch.Tensor, mask: torch.Tensor) -> dict[str, 
     pictures
         `(B, C, H, W)`.
     mask
-        `(B, M + 1, H, W)`: structures, then the camera's field of view.
+        `(B, M + 1, H, W)`: structures, view by view, then the camera's field of view.
 
     Returns
     -------
@@ -37,11 +37,12 @@ def picture_statistics(pictures: torch.Tensor, mask: torch.Tensor) -> dict[str, 
         of several views has its own.
     """
     small, masks = shrink(pictures), shrink(mask)
-    structures, field = masks[:, :-1].sum(dim=1), masks[:, -1]
+    structures = masks[:, :-1].unflatten(1, (small.shape[1], -1)).sum(dim=2)
+    field = masks[:, -1]
     result: dict[str, torch.Tensor] = {}
-    for number, view in enumerate(small.unbind(dim=1), 1):
+    for number, (view, marked) in enumerate(zip(small.unbind(dim=1), structures.unbind(dim=1), strict=True), 1):
         suffix = f" of view {number}" if small.shape[1] > 1 else ""
-        result |= {name + suffix: values for name, values in _statistics(view, structures, field).items()}
+        result |= {name + suffix: values for name, values in _statistics(view, marked, field).items()}
     return result
 
 

@@ -45,7 +45,7 @@ class Request:
     matrix, pixel_mm
         Of the camera: rows and columns, and pixel spacing (row, column) in mm.
     structures
-        Soft one-hot `(M, H, W)` as the network sees them; None without a mask.
+        Soft one-hot `(M, H, W)` as the network sees them, view by view; None without a mask.
     prompt
         The source's words, or those asked for; None without.
     coverage
@@ -335,11 +335,11 @@ class RequestBatches(Dataset):
 
 
 def mask_picture(structures: torch.Tensor, views: int) -> torch.Tensor:
-    """Return a plain picture `(views, H, W)` of soft one-hot structures `(M, H, W)`."""
-    further = MASK_BRIGHTNESS[:1] * len(structures)
-    brightness = torch.tensor((MASK_BRIGHTNESS + further)[: len(structures)])
-    picture = (structures * brightness[:, None, None]).sum(dim=0, keepdim=True)
-    return picture.expand(views, -1, -1)
+    """Return a plain picture `(views, H, W)` of soft one-hot structures `(M, H, W)`, view by view."""
+    each = structures.unflatten(0, (views, -1))
+    further = MASK_BRIGHTNESS[:1] * each.shape[1]
+    brightness = torch.tensor((MASK_BRIGHTNESS + further)[: each.shape[1]])
+    return (each * brightness[:, None, None]).sum(dim=1)
 
 
 def _check_prompts(data: Sequence[Item]) -> None:

@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
+from scintikit.data.views import body_frame
 from scintikit.errors import DatasetError
 from scintikit.generation.counts import count_level, stabilise
 
@@ -20,12 +21,33 @@ class HasFields(Protocol):
         """Return it as `(rows, columns)`, 1 inside."""
 
 
+class BodyFrame(Transform):
+    """Bring the views of image and mask into one frame, see `scintikit.data.body_frame`.
+
+    A network then finds both views of a place of the body at one pixel, and one movement of all channels is a movement
+    of the patient.
+
+    Parameters
+    ----------
+    views
+        Of the image.
+    """
+
+    def __init__(self, views: Sequence[str]) -> None:
+        self.views = tuple(views)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with `image` and, if there is one, `mask` `(views, H, W)` in the frame of the body."""
+        return {**data, **{key: body_frame(data[key], self.views) for key in ("image", "mask") if key in data}}
+
+
 class MaskAndField(Transform):
     """Turn an item's integer mask into channels, and note where its camera looked, before anything is resampled.
 
-    `mask` becomes `(labels + 1, H, W)`: one channel for each structure, all 0 without a mask, then the camera's field
-    of view (what is padded later lies outside and becomes 0). Adds `has_mask`, and of the file `matrix` (rows, columns)
-    and `pixel_mm` (row, column), to which a generated picture can be brought back.
+    `mask` becomes `(views * labels + 1, H, W)`: a channel for each structure of each view, all 0 without a mask, then
+    the camera's field of view (what is padded later lies outside and becomes 0). A mask of one view holds for all.
+    Adds `has_mask`, and of the file `matrix` (rows, columns) and `pixel_mm` (row, column), to which a generated picture
+    can be brought back.
 
     Parameters
     ----------
@@ -46,13 +68,13 @@ class MaskAndField(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the four entries."""
-        image, size = data["image"], data["image"].shape[1:]
-        structures = torch.zeros(self.labels, *size)
+        image, views, size = data["image"], len(data["image"]), data["image"].shape[1:]
+        structures = torch.zeros(views * self.labels, *size)
         if "mask" in data and self.labels:
-            values = data["mask"].as_tensor().amax(dim=0)  # the views share one set of structures
-            if values.shape != size:
+            values = data["mask"].as_tensor()
+            if values.shape[1:] != size or len(values) not in (1, views):
                 raise DatasetError(
-                    f"the mask of {data['id']} is {tuple(values.shape)}, its image {tuple(size)}; "
+                    f"the mask of {data['id']} is {tuple(values.shape)}, its image {tuple(image.shape)}; "
                     "a mask must lie on its image's grid"
                 )
             if values.max() > self.labels or values.min() < 0:
@@ -60,7 +82,8 @@ class MaskAndField(Transform):
                     f"the mask of {data['id']} holds the structure {values.max():g}; known are 1 to {self.labels}, "
                     "see --mask_labels"
                 )
-            structures = (values == torch.arange(1, self.labels + 1)[:, None, None]).float()
+            numbers = torch.arange(1, self.labels + 1)[:, None, None]
+            structures = (values[:, None] == numbers).expand(views, -1, -1, -1).flatten(0, 1).float()
         field = torch.ones(*size) if self.fields is None else self.fields.field(data["centre"], size)
         return {
             **data,

@@ -19,6 +19,7 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Transform
 
 from scintikit.data.contract import Item
+from scintikit.data.views import body_frame
 from scintikit.data.writer import RECIPE_NAME
 from scintikit.dicom import write_scintigram
 from scintikit.errors import ConfigError, ImageWriteError
@@ -60,8 +61,8 @@ class WriteBatches:
         Knows the real pictures' diversity, and views and spacing of the model.
     format
         "dcm", "nii.gz" or "png" (one view only). Masks are always "nii.gz".
-    body_part
-        BodyPartExamined of the DICOM files.
+    body_part, image_type
+        Of the DICOM files: BodyPartExamined, and "STATIC" or "WHOLE BODY".
     threads
         How many write at the same time.
 
@@ -79,12 +80,14 @@ class WriteBatches:
         statistics: TrainingStatistics,
         format: str = "dcm",
         body_part: str = "THYROID",
+        image_type: str = "STATIC",
         threads: int = 4,
     ) -> None:
         self.folder = Path(output_dir).expanduser().absolute()
         self.statistics = statistics
         self.format = format
         self.body_part = body_part
+        self.image_type = image_type
         self.threads = threads
         views = statistics.settings["views"]
         if format not in FORMATS:
@@ -94,7 +97,7 @@ class WriteBatches:
 
     def recipe(self) -> dict[str, Any]:
         """Return what decides the files, apart from their counts."""
-        return {"format": self.format, "body_part": self.body_part}
+        return {"format": self.format, "body_part": self.body_part, "image_type": self.image_type}
 
     def attach(self, engine: SupervisedEvaluator) -> None:
         """Register with the evaluator."""
@@ -199,8 +202,9 @@ class SyntheticFiles:
         self._save(item["image"], counts, request)
         if request.structures is not None:
             item["mask"] = f"masks/{name}.nii.gz"
-            labels = mask_on_camera(request.structures, request.matrix, request.pixel_mm, spacing)
-            self._save(item["mask"], np.broadcast_to(labels, counts.shape), request)  # the same for every view
+            views = request.structures.unflatten(0, (len(counts), -1))
+            masks = [mask_on_camera(view, request.matrix, request.pixel_mm, spacing) for view in views]
+            self._save(item["mask"], np.stack(masks), request)
         if request.prompt is not None:
             item["prompt"] = request.prompt
         deformation = None if request.deformation is None else asdict(request.deformation)
@@ -223,14 +227,18 @@ class SyntheticFiles:
             },
         }
 
-    def _save(self, relative: str, counts: np.ndarray, request: Request) -> None:
+    def _save(self, relative: str, values: np.ndarray, request: Request) -> None:
+        """Write values `(view, row, column)` that are in the frame of the body."""
+        views = self.settings["views"]
         write_scintigram(
             self.folder / relative,
-            counts,
+            # torch cannot reverse unsigned 16-bit numbers.
+            body_frame(torch.from_numpy(values.astype(np.int32)), views).numpy().astype(values.dtype),
             spacing_mm=request.pixel_mm,
-            views=self.settings["views"],
+            views=views,
             uid_seed=f"{self.run}/{request.index}",
             body_part=self.recipe["body_part"],
+            image_type=self.recipe["image_type"],
             description=NOTICE,
         )
 

@@ -48,3 +48,13 @@ def test_the_usual_matrix_of_a_centre_counts(tmp_path: Path) -> None:
     fields = CameraFields(few + many, ["ANT"])
     assert set(fields.by_centre) == {"R"}
     assert tuple(fields.by_centre["R"].shape) == (32, 32)
+
+
+def test_field_of_two_views_is_that_of_the_body(tmp_path: Path) -> None:
+    items = _items(tmp_path, "R", [np.ones((16, 16))] * 12)
+    for item in items:
+        counts = np.zeros((2, 16, 16), np.uint16)
+        counts[0, :, :10] = counts[1, :, 6:] = 3  # the same strip, from behind at the other side
+        write_scintigram(item["image"], counts, spacing_mm=(2.0, 2.0), views=("ANT", "POST"), uid_seed=item["image"])
+    field = CameraFields(items, ["ANT", "POST"]).field("R", (16, 16))
+    assert field.any(dim=0).nonzero().flatten().tolist() == list(range(10))

@@ -98,3 +98,14 @@ def test_diversities_add_up_and_survive_json() -> None:
     assert Diversity(**parts.to_json()).distance == parts.distance
     assert Diversity.of(pictures[:1]).distance != Diversity.of(pictures[:1]).distance  # NaN: one has no distance
     assert Diversity.of(pictures[:1].expand(8, -1, -1, -1)).distance == pytest.approx(0, abs=1e-6)
+
+
+def test_structures_of_a_view_are_looked_for_in_that_view() -> None:
+    pictures = torch.zeros(1, 2, 128, 128)
+    pictures[:, 1, :64] = 0.8
+    mask = torch.zeros(1, 5, 128, 128)
+    mask[:, 3, :64] = mask[:, 4] = 1  # the second structure of the second view
+    values = picture_statistics(pictures, mask)
+    assert float(values["uptake in structures of view 2"]) == pytest.approx(0.8)
+    assert float(values["uptake around structures of view 2"]) == pytest.approx(0)
+    assert bool(values["uptake in structures of view 1"].isnan())

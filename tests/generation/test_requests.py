@@ -16,7 +16,7 @@ from scintikit.generation import MissingBatches, PrepareRequests, RequestBatches
 from scintikit.generation.devices import name_devices
 from scintikit.generation.quality import Diversity
 from scintikit.generation.records import Record, record_path
-from scintikit.generation.requests import grain
+from scintikit.generation.requests import grain, mask_picture
 
 CPU = torch.device("cpu")
 
@@ -248,3 +248,11 @@ def test_devices_by_name_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
     assert name_devices(2, torch.device("cuda")) == [torch.device("cuda:0"), torch.device("cuda:1")]
     with pytest.raises(ConfigError, match="2 CUDA devices"):
         name_devices(3, torch.device("cuda"))
+
+
+def test_plain_picture_of_a_mask_shows_each_view_its_own_structures() -> None:
+    structures = torch.zeros(4, 2, 2)
+    structures[0, 0, 0] = structures[3, 1, 1] = 1
+    picture = mask_picture(structures, 2)
+    assert picture[0].tolist() == [[pytest.approx(0.6), 0], [0, 0]]
+    assert picture[1].tolist() == [[0, 0], [0, 1]]

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 
 from scintikit.data import Resampled
 from scintikit.errors import DatasetError
-from scintikit.generation import FixedSize, MaskAndField, Stabilised, count_level, stabilise, unstabilise
+from scintikit.generation import BodyFrame, FixedSize, MaskAndField, Stabilised, count_level, stabilise, unstabilise
 
 
 def _image(values: torch.Tensor, pixel_mm: float = 2.0) -> MetaTensor:
@@ -96,7 +96,7 @@ def test_masks_are_ignored_by_a_generator_without_them() -> None:
 def test_mask_that_does_not_fit_is_named() -> None:
     with pytest.raises(DatasetError, match="A_1 holds the structure 4; known are 1 to 3, see --mask_labels"):
         MaskAndField(3)(_item(torch.full((1, 6, 6), 4.0)))
-    with pytest.raises(DatasetError, match=r"mask of A_1 is \(5, 5\), its image \(6, 6\)"):
+    with pytest.raises(DatasetError, match=r"mask of A_1 is \(1, 5, 5\), its image \(1, 6, 6\)"):
         MaskAndField(3)(_item(torch.ones(1, 5, 5)))
 
 
@@ -104,3 +104,25 @@ def test_other_size_is_refused_where_nothing_is_resampled() -> None:
     assert FixedSize((6, 6))(_item())["id"] == "A_1"
     with pytest.raises(DatasetError, match=r"A_1 has 6 x 6 pixels, expected 8 x 8.*--spacing_mm"):
         FixedSize((8, 8))(_item())
+
+
+def test_each_view_has_a_mask_of_its_own() -> None:
+    values = torch.zeros(2, 6, 6)
+    values[0, 0, 1], values[1, 0, 4], values[1, 5, 0] = 1, 1, 2
+    item = {"id": "A_1", "image": _image(torch.ones(2, 6, 6)), "mask": _image(values)}
+    displayed = MaskAndField(2)(item)["mask"]
+    assert displayed.shape == (5, 6, 6)
+    assert [channel.nonzero().tolist() for channel in displayed[:-1]] == [[[0, 1]], [], [[0, 4]], [[5, 0]]]
+    aligned = MaskAndField(2)(BodyFrame(("ANT", "POST"))(item))["mask"]
+    assert [channel.nonzero().tolist() for channel in aligned[:-1]] == [[[0, 1]], [], [[0, 1]], [[5, 5]]]
+    assert float(aligned.affine[0, 0]) == 2.0
+    shared = MaskAndField(2)(item | {"mask": _image(values[1:])})["mask"]
+    assert [channel.nonzero().tolist() for channel in shared[:-1]] == [[[0, 4]], [[5, 0]]] * 2
+    with pytest.raises(DatasetError, match=r"mask of A_1 is \(2, 6, 6\), its image \(1, 6, 6\)"):
+        MaskAndField(2)(item | {"image": _image(torch.ones(1, 6, 6))})
+
+
+def test_one_view_is_left_as_displayed() -> None:
+    item = _item(torch.arange(36.0).reshape(1, 6, 6))
+    assert torch.equal(BodyFrame(["POST"])(item)["mask"], item["mask"])
+    assert set(BodyFrame(["ANT"])(_item())) == {"id", "image"}

@@ -1,0 +1,1 @@
+"""What this bundle alone needs."""
