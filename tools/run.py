@@ -129,8 +129,9 @@ def tasks(root: Path) -> list[str]:
 
 
 def overlays_of(root: Path) -> list[str]:
-    """Return what can be laid over a bundle's configs with `--overlay`."""
-    return sorted(path.stem for path in (root / "configs").glob("*.json") if path.stem not in MAIN_CONFIGS)
+    """Return what can be laid over a bundle's configs with `--overlay`: what is not whole itself."""
+    configs = [path for path in (root / "configs").glob("*.json") if path.stem not in MAIN_CONFIGS]
+    return sorted(path.stem for path in configs if "bundle_root" not in json.loads(path.read_text(encoding="utf-8")))
 
 
 def _is_task(config: dict[str, Any], key: str) -> bool:

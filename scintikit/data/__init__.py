@@ -6,13 +6,14 @@ from scintikit.data.contract import Dataset, Item, item_id, label_names, load_da
 from scintikit.data.folders import TolerantDataset, find_images, find_studies
 from scintikit.data.indexing import IndexResult, index_folder
 from scintikit.data.splits import split_patients
-from scintikit.data.transforms import RefuseEmptyd, Resampled
+from scintikit.data.transforms import UNKNOWN, RefuseEmptyd, Resampled, UnknownMaskd
 from scintikit.data.views import TwoViewAugmentation, body_frame, mirror_posterior
 from scintikit.data.weights import class_weights, positive_weights
 from scintikit.data.whole_body import CheckWholeBodyd
 from scintikit.data.writer import DatasetWriter
 
 __all__ = [
+    "UNKNOWN",
     "BatchAugmentation",
     "CheckWholeBodyd",
     "Dataset",
@@ -23,6 +24,7 @@ __all__ = [
     "Resampled",
     "TolerantDataset",
     "TwoViewAugmentation",
+    "UnknownMaskd",
     "body_frame",
     "class_weights",
     "compose",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,9 +56,13 @@ class BatchAugmentation:
         """Start the random numbers anew from these non-negative integers, for instance (seed, epoch, rank)."""
         self.generator.manual_seed(mix_seed(*numbers))
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return augmented images `(B, C, H, W)`; what comes in from outside the image is 0, as is empty background."""
-        count = len(images)
+    def __call__(self, images: torch.Tensor, maps: torch.Tensor | None = None) -> Any:
+        """Return augmented images `(B, C, H, W)`; what comes in from outside the image is 0, as is empty background.
+
+        With `maps` `(B, M, H, W)`, such as masks, return both: the maps move along, and keep their values.
+        """
+        count, channels = images.shape[:2]
+        images = images if maps is None else torch.cat([images, maps], dim=1)
         # One draw, six columns: rotation, shift x, shift y, scale, flip, brightness, each uniform in [-1, 1].
         draw = torch.rand(count, 6, generator=self.generator) * 2 - 1
         angle = draw[:, 0] * math.radians(self.rotate_deg)
@@ -76,4 +81,5 @@ class BatchAugmentation:
         ).to(images)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        return moved * (1 + draw[:, 5] * self.brightness).to(images)[:, None, None, None]
+        images = moved[:, :channels] * (1 + draw[:, 5] * self.brightness).to(images)[:, None, None, None]
+        return images if maps is None else (images, moved[:, channels:])

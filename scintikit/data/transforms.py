@@ -74,3 +74,31 @@ class Resampled(MapTransform):
             image.affine[[0, 1], [0, 1]] = torch.tensor(self.spacing_mm, dtype=image.affine.dtype)
             result[key] = MetaTensor(new, meta=image.meta)
         return result
+
+
+#: Value of a mask where nobody looked.
+UNKNOWN = 255
+
+
+class UnknownMaskd(MapTransform):
+    """Give items without a mask one that says so: `UNKNOWN` everywhere, so that batches keep their shape.
+
+    Parameters
+    ----------
+    keys
+        Of the masks.
+    like
+        Key of an image of the masks' shape `(C, H, W)`.
+    """
+
+    def __init__(self, keys: KeysCollection, like: str = "image") -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.like = like
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with all masks."""
+        result = dict(data)
+        for key in self.keys:
+            if key not in result:
+                result[key] = torch.full(result[self.like].shape, UNKNOWN, dtype=torch.uint8)
+        return result

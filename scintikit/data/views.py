@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -53,9 +54,13 @@ class TwoViewAugmentation(BatchAugmentation):
         super().__init__(rotate_deg, shift, scale, flip, brightness)
         self.one_view = one_view
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return augmented images `(B, 2, H, W)`, anterior view first."""
-        images = mirror_posterior(super().__call__(mirror_posterior(images)))
+    def __call__(self, images: torch.Tensor, maps: torch.Tensor | None = None) -> Any:
+        """Return augmented images `(B, 2, H, W)`, anterior view first; with `maps` `(B, M, 2, H, W)`, both."""
+        everything = images[:, None] if maps is None else torch.cat([images[:, None], maps], dim=1)
+        body = mirror_posterior(everything)
+        moved = super().__call__(body[:, 0], body[:, 1:].flatten(1, 2))
+        body = torch.cat([moved[0][:, None], moved[1].unflatten(1, body[:, 1:].shape[1:3])], dim=1)
         draw = torch.rand(len(images), generator=self.generator)
         absent = torch.stack([draw < self.one_view / 2, draw > 1 - self.one_view / 2], dim=1)
-        return images.masked_fill(absent[:, :, None, None].to(images.device), 0)
+        everything = mirror_posterior(body).masked_fill(absent[:, None, :, None, None].to(images.device), 0)
+        return everything[:, 0] if maps is None else (everything[:, 0], everything[:, 1:])

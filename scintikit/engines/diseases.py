@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.engines import SupervisedEvaluator
+from monai.networks.utils import eval_mode
 
+from scintikit.data import UNKNOWN
 from scintikit.engines.outputs import PredictionWriter, Readable, ReportHandler
 from scintikit.errors import ConfigError
 from scintikit.metrics import evaluate_diseases, evaluate_localisation, ood_score
@@ -79,7 +81,7 @@ class DiseaseReport(ReportHandler):
         masks = self.column("mask")
         return (
             np.concatenate(self.heat) if self.heat else None,
-            None if any(mask is None for mask in masks) else np.stack([np.asarray(mask) for mask in masks]),
+            None if any(_unknown(mask) for mask in masks) else np.stack([np.asarray(mask) for mask in masks]),
         )
 
 
@@ -138,10 +140,14 @@ class WriteDiseases(PredictionWriter):
             yield overlay_png(picture, strengths, 2, field="inverted", titles=["scintigram", *titles])
 
 
+def _unknown(mask: torch.Tensor | None) -> bool:
+    return mask is None or bool((torch.as_tensor(mask) == UNKNOWN).any())
+
+
 def heat_maps(network: torch.nn.Module, images: torch.Tensor) -> np.ndarray | None:
     """Return the network's heat maps `(B, D, V, h, w)` for images `(B, V, H, W)`, or None if it has none."""
     maps = getattr(getattr(network, "module", network), "heat_maps", None)
     if maps is None:
         return None
-    with torch.no_grad():
+    with eval_mode(network):  # the evaluator leaves it in training mode, in which batch statistics would drift
         return maps(images).float().cpu().numpy()

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from scintikit.bundles import enter
-from scintikit.data import load_dataset, mirror_posterior
+from scintikit.data import UNKNOWN, load_dataset, mirror_posterior
 from scintikit.dicom import read_scintigram, write_scintigram
 from scintikit.errors import ConfigError
 from scintikit.phantoms.skeleton import simulated_bone_dataset
@@ -103,6 +103,31 @@ def test_eight_scans_are_learned_by_heart(networks: ModuleType) -> None:
     assert losses[-1] < 0.3 * losses[0]
 
 
+def test_masks_teach_where_lesions_are_and_unknown_ones_do_not(networks: ModuleType) -> None:
+    lesions = importlib.import_module("scripts.lesions")
+    torch.manual_seed(0)
+    network, scans = networks.build(), torch.rand(4, 2, 64, 32)
+    mask = torch.zeros(4, 2, 64, 32, dtype=torch.uint8)
+    mask[:2, 0, 8:16, 8:16] = 1
+    mask[3] = UNKNOWN
+    batch = {"image": scans, "mask": mask, "label": torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])}
+    images, labels, _, how = lesions.PrepareLesions(2)(batch, "cpu")
+    places = labels[:, 2:].unflatten(1, (2, 2, 16, 8))
+    assert places[0, 0, 0, 2:4, 2:4].min() == 1
+    assert places[:2].sum() == 2 * 4
+    assert places[3].unique().tolist() == [-1]
+    loss = lesions.DiseaseLoss(2)
+    pred = network(images, **how)
+    assert pred.shape == labels.shape
+    blind = pred.detach().clone()
+    blind[3, 2:] = 5.0  # whatever is said where nobody looked
+    assert loss(blind, labels) == pytest.approx(loss(pred, labels).item())
+    wrong = pred.detach().clone()
+    wrong[2, 2:] = 5.0
+    assert loss(wrong, labels) > loss(pred, labels) + 1
+    assert loss(pred[:, :2], labels[:, :2]) < loss(pred, labels)
+
+
 def test_evaluation_measures_diseases_and_lesions(dataset: str, model: Path, tmp_path: Path) -> None:
     run(
         "spect_bone_cls",
@@ -149,6 +174,7 @@ def test_inference_takes_two_frames_pairs_and_single_views_and_names_the_rest(
         ckpt_dir=str(model),
         output_dir=str(output),
         batch_size=2,
+        precision="fp32",
         **SMALL,
     )
     table = pd.read_csv(output / "predictions.csv").set_index("id")

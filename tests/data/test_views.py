@@ -48,3 +48,12 @@ def test_now_and_then_one_view_is_left() -> None:
     assert left.any(dim=1).all(), "a patient lost both views"
     shares = [(left == torch.tensor(pattern)).all(1).float().mean() for pattern in ((True, False), (False, True))]
     assert all(0.18 < share < 0.32 for share in shares), shares
+
+
+def test_maps_move_along_and_keep_their_values(patients: torch.Tensor) -> None:
+    maps = (patients[:, None] > 0.5).float().expand(-1, 3, -1, -1, -1)
+    moved, along = augmentation(flip=0.5, shift=0.2, brightness=0.5)(patients, maps)
+    assert along.shape == maps.shape
+    brightest = moved.amax((2, 3), keepdim=True)
+    torch.testing.assert_close(along[:, 1], moved / brightest, atol=1e-4, rtol=1e-4)
+    assert (brightest - 1).abs().max() > 0.05

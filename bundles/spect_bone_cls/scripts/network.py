@@ -57,14 +57,15 @@ class TwoViewNetwork(nn.Module):
         self.beta = nn.Parameter(torch.zeros(diseases))
         self.pooled = nn.Identity()  # its input describes the picture, see `scintikit.engines.calibrate`
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits `(B, D)` of images `(B, 2, H, W)`."""
-        maps, evidence = self.read(x)
-        flat = evidence.flatten(2)
+    def forward(self, x: torch.Tensor, evidence: bool = False) -> torch.Tensor:
+        """Return logits `(B, D)` of images `(B, 2, H, W)`; on demand also the evidence, `(B, D + D * 2 * h * w)`."""
+        maps, found = self.read(x)
+        flat = found.flatten(2)
         attention = (F.softplus(self.beta)[:, None] * flat).softmax(dim=2)
         # Features of the places looked at, for each disease.
         self.pooled(torch.einsum("bdn,bcn->bdc", attention.to(maps), maps.flatten(2)).flatten(1))
-        return (attention * flat).sum(2)
+        logits = (attention * flat).sum(2)
+        return torch.cat([logits, flat.flatten(1)], dim=1) if evidence else logits
 
     def heat_maps(self, x: torch.Tensor) -> torch.Tensor:
         """Return the probability of each disease at each place, `(B, D, 2, H / 4, W / 4)`, as displayed."""
