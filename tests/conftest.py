@@ -29,6 +29,14 @@ def tiny_dataset(scintikit_home: Path) -> str:
 
 
 @pytest.fixture(scope="session")
+def tiny_bone_dataset(scintikit_home: Path) -> str:
+    """27 simulated whole-body scans of nine cameras."""
+    from scintikit.phantoms.skeleton import simulated_bone_dataset
+
+    return simulated_bone_dataset("bone_tiny")
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `model.pt` and `calibration.pt` of a thyroid_cls trained for two epochs."""
     from tools.run import run

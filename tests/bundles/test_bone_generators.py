@@ -39,28 +39,20 @@ TRAIN_GAN: dict[str, Any] = {**GAN, "discriminator_def#channels": [16, 16], "bat
 
 
 @pytest.fixture(scope="module")
-def bone_dataset(scintikit_home: Path) -> str:
-    """27 simulated patients of nine cameras."""
-    from scintikit.phantoms.skeleton import simulated_bone_dataset
-
-    return simulated_bone_dataset("bone_tiny")
-
-
-@pytest.fixture(scope="module")
-def flow(bone_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def flow(tiny_bone_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a flow network trained for one epoch through the overlay."""
     folder = tmp_path_factory.mktemp("flow")
-    options = {"dataset_dir": bone_dataset, "ckpt_dir": str(folder), "log_dir": str(folder / "runs")}
+    options = {"dataset_dir": tiny_bone_dataset, "ckpt_dir": str(folder), "log_dir": str(folder / "runs")}
     run("fm_generator", "training", overlay="bone", max_epochs=1, batch_size=4, **FLOW, **options)
     _accept_everything(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def gan(bone_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gan(tiny_bone_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a GAN trained for two epochs."""
     folder = tmp_path_factory.mktemp("gan")
-    _train_gan(bone_dataset, folder, max_epochs=2)
+    _train_gan(tiny_bone_dataset, folder, max_epochs=2)
     _accept_everything(folder)
     return folder
 
@@ -78,12 +70,12 @@ def _accept_everything(folder: Path) -> None:
 
 
 @pytest.fixture(params=["fm", "gan"])
-def generate(request: pytest.FixtureRequest, bone_dataset: str) -> Callable[..., Path]:
+def generate(request: pytest.FixtureRequest, tiny_bone_dataset: str) -> Callable[..., Path]:
     """Generate into a folder with each of the two generators, and return it."""
     model = request.getfixturevalue("flow" if request.param == "fm" else "gan")
 
     def generate(folder: Path, **options: Any) -> Path:
-        shared = {"dataset_dir": bone_dataset, "ckpt_dir": str(model), "output_dir": str(folder)}
+        shared = {"dataset_dir": tiny_bone_dataset, "ckpt_dir": str(model), "output_dir": str(folder)}
         shared |= {"per_class": 2, "batch_size": 3, "devices": 1}
         if request.param == "fm":
             run("fm_generator", "generating", overlay="bone", **(shared | FLOW | {"steps": 2} | options))
@@ -100,9 +92,9 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_set_of_labels_becomes_whole_body_scans(
-    generate: Callable[..., Path], bone_dataset: str, tmp_path: Path
+    generate: Callable[..., Path], tiny_bone_dataset: str, tmp_path: Path
 ) -> None:
-    dataset, original = load_dataset(generate(tmp_path / "D")), load_dataset(bone_dataset)
+    dataset, original = load_dataset(generate(tmp_path / "D")), load_dataset(tiny_bone_dataset)
     sources = {Path(item["image"]).stem: item for item in original.splits["training"]}
     items = dataset.splits["training"]
     assert Counter(tuple(item["label"]) for item in items) == {(0, 0): 2, (0, 1): 2, (1, 0): 2, (1, 1): 2}
@@ -142,14 +134,14 @@ def test_stopped_generation_goes_on_to_the_same_bytes(
     assert _files(generate(tmp_path / "E")) == whole
 
 
-def test_masks_lie_in_each_view_where_their_source_has_them(flow: Path, bone_dataset: str, tmp_path: Path) -> None:
-    folders = {"dataset_dir": bone_dataset, "ckpt_dir": str(flow), "output_dir": str(tmp_path / "D")}
+def test_masks_lie_in_each_view_where_their_source_has_them(flow: Path, tiny_bone_dataset: str, tmp_path: Path) -> None:
+    folders = {"dataset_dir": tiny_bone_dataset, "ckpt_dir": str(flow), "output_dir": str(tmp_path / "D")}
     run("fm_generator", "generating", overlay="bone", per_class=3, mask_variation=0, devices=1, **FLOW, **folders)
     dataset = load_dataset(tmp_path / "D")
     overlap = []
     for item in dataset.splits["training"]:
         mask = read_scintigram(dataset.root / item["mask"]).counts
-        source = read_scintigram(Path(bone_dataset) / "masks" / f"{item['origin']['source']}.nii.gz").counts
+        source = read_scintigram(Path(tiny_bone_dataset) / "masks" / f"{item['origin']['source']}.nii.gz").counts
         assert set(np.unique(mask)) <= {0, *np.flatnonzero(item["label"]) + 1}
         assert mask.any() <= any(item["label"])
         for one, other, mirrored in zip(mask > 0, source > 0, source[::-1] > 0, strict=True):
@@ -160,12 +152,14 @@ def test_masks_lie_in_each_view_where_their_source_has_them(flow: Path, bone_dat
     assert here > max(elsewhere) + 0.1
 
 
-def test_scan_comes_back_as_displayed_from_the_frame_of_the_body(flow: Path, bone_dataset: str, tmp_path: Path) -> None:
+def test_scan_comes_back_as_displayed_from_the_frame_of_the_body(
+    flow: Path, tiny_bone_dataset: str, tmp_path: Path
+) -> None:
     configs = BUNDLES / "fm_generator" / "configs"
     enter(configs.parent)
     parser = ConfigParser()
     parser.read_config([str(configs / "inference.json"), str(configs / "bone.json")])
-    parser.update({"dataset_dir": bone_dataset, "ckpt_dir": str(flow), "per_class": 1} | FLOW)
+    parser.update({"dataset_dir": tiny_bone_dataset, "ckpt_dir": str(flow), "per_class": 1} | FLOW)
     batches = parser.get_parsed_content("dataset")
     batch = batches[0]
     request = batch["requests"][0]
@@ -200,19 +194,19 @@ def test_posterior_is_mirrored_and_back() -> None:
     assert torch.equal(body_frame(x[0, :1], ("ANT",)), x[0, :1])
 
 
-def test_resumed_gan_training_goes_on_exactly(gan: Path, bone_dataset: str, tmp_path: Path) -> None:
-    _train_gan(bone_dataset, tmp_path, max_epochs=1, save_interval=1)
+def test_resumed_gan_training_goes_on_exactly(gan: Path, tiny_bone_dataset: str, tmp_path: Path) -> None:
+    _train_gan(tiny_bone_dataset, tmp_path, max_epochs=1, save_interval=1)
     first = torch.load(tmp_path / "model.pt", weights_only=True)
-    _train_gan(bone_dataset, tmp_path, max_epochs=2, resume=str(tmp_path / "checkpoint_epoch=1.pt"))
+    _train_gan(tiny_bone_dataset, tmp_path, max_epochs=2, resume=str(tmp_path / "checkpoint_epoch=1.pt"))
     resumed, straight = (torch.load(folder / "model.pt", weights_only=True) for folder in (tmp_path, gan))
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     assert not all(torch.equal(first[name], straight[name]) for name in straight)
 
 
-def test_gan_learns_from_the_training_split_alone(gan: Path, bone_dataset: str) -> None:
+def test_gan_learns_from_the_training_split_alone(gan: Path, tiny_bone_dataset: str) -> None:
     content = torch.load(gan / "generation.pt", weights_only=True)
     assert sum(len(levels) for centres in content["levels"].values() for levels in centres.values()) == len(
-        load_dataset(bone_dataset).splits["training"]
+        load_dataset(tiny_bone_dataset).splits["training"]
     )
 
 

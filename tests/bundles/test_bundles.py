@@ -35,6 +35,12 @@ def configs(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
+def dataset(configs: Path, request: pytest.FixtureRequest) -> str:
+    """A tiny dataset of what the bundle is for."""
+    return request.getfixturevalue("tiny_bone_dataset" if configs.parent.name == "spect_bone_cls" else "tiny_dataset")
+
+
+@pytest.fixture
 def earlier_stage(configs: Path, request: pytest.FixtureRequest) -> Callable[[Path], None]:
     """Put what `training` builds upon, if the bundle trains in two stages, into a folder of weights."""
 
@@ -88,11 +94,11 @@ def test_network_has_the_declared_input_and_output(configs: Path, tmp_path: Path
 
 @pytest.mark.parametrize(("config", "kind"), [("train", "train"), ("inference", "infer")])
 def test_no_property_is_missing_or_misnamed(
-    configs: Path, config: str, kind: str, tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    configs: Path, config: str, kind: str, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # look-ups work from any folder
     workflow = ConfigWorkflow(
-        str(configs / f"{config}.json"), workflow_type=kind, dataset_dir=tiny_dataset, log_dir=str(tmp_path)
+        str(configs / f"{config}.json"), workflow_type=kind, dataset_dir=dataset, log_dir=str(tmp_path)
     )
     workflow.initialize()
     assert workflow.check_properties() == []
@@ -162,13 +168,13 @@ def test_onnx_export_agrees_with_torch(tiny_model: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_processes_train_one_epoch(
-    configs: Path, earlier_stage: Callable[[Path], None], tiny_dataset: str, tmp_path: Path
+    configs: Path, earlier_stage: Callable[[Path], None], dataset: str, tmp_path: Path
 ) -> None:
     earlier_stage(tmp_path)
     files = [str(configs / "train.json"), str(configs / "multi_gpu_train.json")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
     command += ["monai.bundle", "run", "training", "--config_file", str(files), "--max_epochs", "1"]
-    command += ["--dataset_dir", tiny_dataset, "--ckpt_dir", str(tmp_path), "--log_dir", str(tmp_path / "runs")]
+    command += ["--dataset_dir", dataset, "--ckpt_dir", str(tmp_path), "--log_dir", str(tmp_path / "runs")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*command, "--batch_size", "4", "--val_interval", "1"],
@@ -180,14 +186,14 @@ def test_two_processes_train_one_epoch(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     state = torch.load(tmp_path / "last.pt", weights_only=True)
-    items = len(json.loads((Path(tiny_dataset) / "dataset.json").read_text())["training"])
+    items = len(json.loads((Path(dataset) / "dataset.json").read_text())["training"])
     assert state["epoch"] == 1
     assert state["iteration"] == -(-items // 2) // 4  # each process sees half of the items
     assert not any(name.startswith("module.") for name in torch.load(tmp_path / "model.pt", weights_only=True))
 
 
 def test_federated_client_trains_one_round(
-    configs: Path, earlier_stage: Callable[[Path], None], tiny_dataset: str, tmp_path: Path
+    configs: Path, earlier_stage: Callable[[Path], None], dataset: str, tmp_path: Path
 ) -> None:
     earlier_stage(tmp_path / "app" / "models")
     shutil.copytree(
@@ -195,7 +201,7 @@ def test_federated_client_trains_one_round(
     )
     train = tmp_path / "app" / "configs" / "train.json"
     config = json.loads(train.read_text())
-    train.write_text(json.dumps(config | {"dataset_dir": tiny_dataset, "batch_size": 8}))
+    train.write_text(json.dumps(config | {"dataset_dir": dataset, "batch_size": 8}))
     algo = MonaiAlgo(bundle_root=str(tmp_path / "app"), local_epochs=1, send_weight_diff=True)
     algo.initialize(extra={ExtraItems.CLIENT_NAME: "centre A"})
     weights = algo.trainer.network.state_dict()

@@ -20,6 +20,8 @@ from scintikit.errors import ConfigError, did_you_mean
 
 VIEWS = 2
 BLOCK = 4
+#: Evidence to start with: most places are healthy, and it must not take a training to find that out.
+HEALTHY = -3.0
 #: Evidence in a view that was not acquired: attention there is exactly 0, without the gradients of an infinity.
 NOTHING = -1e4
 
@@ -31,8 +33,9 @@ class TwoViewNetwork(nn.Module):
     pixels become channels first, which costs nothing and spares the convolutions at full size; two more channels tell
     where a block lies. A shared encoder reads each view. At its deepest level each view sees what the other one shows
     there, and the maps are handed back up to the blocks, where a lesion is a few of them. There every place of both
-    views has its evidence s for each disease, and the logit is the mean of s with the weights softmax(beta s), with a
-    learned beta: attention that one metastasis can win as well as thirty can.
+    views has its evidence s for each disease, and the scan has the mean of s with the weights softmax(beta s), with a
+    learned beta: attention that one metastasis can win as well as thirty can. Its logit is linear in that mean, for a
+    place and a scan are not ill equally often.
 
     Parameters
     ----------
@@ -54,7 +57,10 @@ class TwoViewNetwork(nn.Module):
         self.lateral = nn.ModuleList(nn.Conv2d(out, width, 1) for out in channels)
         self.smooth = Convolution(2, width, width, act="RELU", norm="BATCH", bias=False, adn_ordering="NA")
         self.evidence = nn.Conv2d(width, diseases, 1)
+        nn.init.constant_(self.evidence.bias, HEALTHY)
         self.beta = nn.Parameter(torch.zeros(diseases))
+        self.scale = nn.Parameter(torch.ones(diseases))
+        self.offset = nn.Parameter(torch.full((diseases,), -HEALTHY))
         self.pooled = nn.Identity()  # its input describes the picture, see `scintikit.engines.calibrate`
 
     def forward(self, x: torch.Tensor, evidence: bool = False) -> torch.Tensor:
@@ -64,7 +70,7 @@ class TwoViewNetwork(nn.Module):
         attention = (F.softplus(self.beta)[:, None] * flat).softmax(dim=2)
         # Features of the places looked at, for each disease.
         self.pooled(torch.einsum("bdn,bcn->bdc", attention.to(maps), maps.flatten(2)).flatten(1))
-        logits = (attention * flat).sum(2)
+        logits = self.scale * (attention * flat).sum(2) + self.offset
         return torch.cat([logits, flat.flatten(1)], dim=1) if evidence else logits
 
     def heat_maps(self, x: torch.Tensor) -> torch.Tensor:
