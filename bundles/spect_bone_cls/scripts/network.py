@@ -22,6 +22,8 @@ VIEWS = 2
 BLOCK = 4
 #: Evidence to start with: most places are healthy, and it must not take a training to find that out.
 HEALTHY = -3.0
+#: Beta to start with: a lesion of twenty places must outweigh sixteen thousand healthy ones.
+SHARPNESS = 3.0
 #: Evidence in a view that was not acquired: attention there is exactly 0, without the gradients of an infinity.
 NOTHING = -1e4
 
@@ -58,7 +60,7 @@ class TwoViewNetwork(nn.Module):
         self.smooth = Convolution(2, width, width, act="RELU", norm="BATCH", bias=False, adn_ordering="NA")
         self.evidence = nn.Conv2d(width, diseases, 1)
         nn.init.constant_(self.evidence.bias, HEALTHY)
-        self.beta = nn.Parameter(torch.zeros(diseases))
+        self.beta = nn.Parameter(torch.full((diseases,), SHARPNESS))
         self.scale = nn.Parameter(torch.ones(diseases))
         self.offset = nn.Parameter(torch.full((diseases,), -HEALTHY))
         self.pooled = nn.Identity()  # its input describes the picture, see `scintikit.engines.calibrate`
