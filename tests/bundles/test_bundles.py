@@ -175,6 +175,8 @@ def test_two_processes_train_one_epoch(
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
     command += ["monai.bundle", "run", "training", "--config_file", str(files), "--max_epochs", "1"]
     command += ["--dataset_dir", dataset, "--ckpt_dir", str(tmp_path), "--log_dir", str(tmp_path / "runs")]
+    if "layout_steps" in json.loads((configs / "train.json").read_text()):
+        command += ["--layout_steps", "5"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*command, "--batch_size", "4", "--val_interval", "1"],
