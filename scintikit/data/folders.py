@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from monai.data import Dataset
 
+from scintikit.data.contract import FILE_NAME, SPLITS
 from scintikit.data.pairing import group_views
 from scintikit.data.tree import Picture, describe, in_parallel, list_files, printable
 from scintikit.errors import DatasetError, find_cause
@@ -25,8 +27,8 @@ SUFFIXES = frozenset({"", ".dcm", ".dicom", ".ima", ".nii", ".gz", ".png", ".jpg
 def find_images(folder: str | os.PathLike[str]) -> list[dict[str, str]]:
     """Return `{"image": path, "id": path relative to the folder}` for every picture under a folder, or for one file.
 
-    What is left out because of its name, or because its folder cannot be read, is logged. Odd characters in an id are
-    escaped, and one that a spreadsheet would take for a formula begins with `./`.
+    What is left out because of its name, or because its folder cannot be read, is logged; so are the masks of a
+    dataset. Odd characters in an id are escaped, and one that a spreadsheet would take for a formula begins with `./`.
 
     Raises
     ------
@@ -41,12 +43,17 @@ def find_images(folder: str | os.PathLike[str]) -> list[dict[str, str]]:
             f"{root}: there is no such folder; give the folder of DICOM, NIfTI or PNG files as dataset_dir"
         )
     names, left_out = list_files(root)
-    files = [name for name in names if _may_be_picture(PurePosixPath(name))]
+    masks = _masks(root)
+    files = [name for name in names if name not in masks and _may_be_picture(PurePosixPath(name))]
     for name, reason in left_out:
         logger.warning("left out %s: %s", printable(name), reason)
     others = sorted(set(names) - set(files))
     if others:
-        logger.info("left out %d files that are no pictures by their names, such as %s", len(others), _id(others[0]))
+        logger.info(
+            "left out %d files that are no pictures by their names or are masks, such as %s",
+            len(others),
+            _id(others[0]),
+        )
     if not files:
         raise DatasetError(f"{root}: no DICOM, NIfTI or PNG file in this folder or below it")
     return [{"image": str(root / name), "id": _id(name)} for name in files]
@@ -87,6 +94,15 @@ def find_studies(
     identifiers = {item["image"]: item["id"] for item in items}
     groups = [[str(root / picture.relative) for picture in study] for study in group_views(pictures)]
     return [{"image": paths if len(paths) > 1 else paths[0], "id": identifiers[paths[0]]} for paths in groups]
+
+
+def _masks(root: Path) -> set[str]:
+    """Return the masks of a dataset, as its `dataset.json` names them; nothing in any other folder."""
+    try:
+        content = json.loads((root / FILE_NAME).read_text(encoding="utf-8"))
+        return {item["mask"] for split in SPLITS for item in content[split] if "mask" in item}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _id(relative: str) -> str:

@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import sys
@@ -25,6 +26,18 @@ def test_pictures_of_all_subfolders_and_what_is_left_out(tmp_path, caplog):
     assert "left out pipe.dcm" in caplog.text
     assert "left out 3 files that are no pictures by their names" in caplog.text
     assert ids(tmp_path / "a.dcm") == ["a.dcm"]
+
+
+def test_masks_of_a_dataset_are_no_pictures_to_read(tmp_path):
+    items = [{"image": "images/1.dcm", "mask": "masks/1.dcm"}, {"image": "images/2.dcm"}]
+    content = {"training": items[:1], "validation": [], "test": items[1:]}
+    for name in ("images/1.dcm", "images/2.dcm", "masks/1.dcm"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    assert ids(tmp_path) == ["images/1.dcm", "images/2.dcm"]
+    (tmp_path / "dataset.json").write_text('{"training": 3}')
+    assert ids(tmp_path) == ["images/1.dcm", "images/2.dcm", "masks/1.dcm"]
 
 
 def test_nothing_there_is_an_error(tmp_path):
