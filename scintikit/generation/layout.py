@@ -20,9 +20,9 @@ LEAST_SPREAD = 0.02
 class LayoutLearning:
     """Train a network's reader of prompts, and the layout it makes of them, on coarse masks.
 
-    A diffusion network finds out what a prompt's words look like long before it finds out on which side they are: without
-    this, a mirrored prompt changed its loss by less than a thousandth. As a question about the mask alone the side is
-    learned in a few hundred steps. Without a mask nothing is done.
+    A diffusion network finds out what a prompt's words look like long before it finds out on which side they belong:
+    without this, a mirrored prompt changed its loss by less than a thousandth. As a question about the mask alone the
+    side is learned in a few hundred steps. Without a mask nothing is done.
 
     Parameters
     ----------
