@@ -33,8 +33,8 @@ from scintikit.phantoms.skeleton import simulated_bone_dataset
 from tools.run import find_bundle
 
 
-def bundle(name: str, dataset: str, folder: str, batch_size: int) -> ConfigParser:
-    """Return the parsed train.json with validation left out."""
+def bundle(name: str, dataset: str, folder: str, batch_size: int, steps: int | None) -> ConfigParser:
+    """Return the parsed train.json without validation, and without lesion masks, which the usual way does not use."""
     root = find_bundle(name)
     enter(root)
     configs = root / "configs"
@@ -42,7 +42,9 @@ def bundle(name: str, dataset: str, folder: str, batch_size: int) -> ConfigParse
     parser.read_config(str(configs / "train.json"))
     parser.read_meta(str(configs / "metadata.json"))
     parser.update({"dataset_dir": dataset, "ckpt_dir": folder, "log_dir": folder, "batch_size": batch_size})
-    parser.update({"val_interval": 1_000_000, "max_epochs": 1_000_000})
+    parser.update({"val_interval": 1_000_000, "max_epochs": 1_000_000, "epoch_length": steps})
+    if "lesion_weight" in parser:
+        parser.update({"lesion_weight": 0})
     return parser
 
 
@@ -53,7 +55,7 @@ def one_epoch(trainer: Any, steps: int, batch_size: int) -> int:
     return steps * batch_size
 
 
-def usual_trainer(parser: ConfigParser, batch_size: int) -> SupervisedTrainer:
+def usual_trainer(parser: ConfigParser, batch_size: int, steps: int) -> SupervisedTrainer:
     """Build the same training the way MONAI's tutorials do."""
     augment = Compose(
         [
@@ -78,6 +80,7 @@ def usual_trainer(parser: ConfigParser, batch_size: int) -> SupervisedTrainer:
     return SupervisedTrainer(
         device=parser.get_parsed_content("device"),
         max_epochs=1,
+        epoch_length=steps,
         train_data_loader=loader,
         network=network,
         optimizer=torch.optim.AdamW(network.parameters(), lr=1e-3),
@@ -108,13 +111,14 @@ def main() -> None:
     arguments.add_argument("--profile", default="demo", help="of the simulated dataset, bone_... for spect_bone_cls")
     arguments.add_argument("--batch-size", type=int, default=32)
     arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--steps", type=int, help="of a round; default an epoch's")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         simulate = simulated_bone_dataset if given.profile.startswith("bone") else simulated_dataset
-        parser = bundle(given.bundle, simulate(given.profile), folder, given.batch_size)
+        parser = bundle(given.bundle, simulate(given.profile), folder, given.batch_size, given.steps)
         ours = parser.get_parsed_content("train#trainer")
-        steps = len(parser.get_parsed_content("train#dataloader"))
-        usual = usual_trainer(parser, given.batch_size)
+        steps = given.steps or len(parser.get_parsed_content("train#dataloader"))
+        usual = usual_trainer(parser, given.batch_size, steps)
         ways = {
             "usual": lambda: one_epoch(usual, steps, given.batch_size),
             "ours": lambda: one_epoch(ours, steps, given.batch_size),
