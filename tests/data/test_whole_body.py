@@ -53,7 +53,7 @@ def test_simulated_scans_pass_and_upside_down_ones_do_not(scans):
 
 def test_mirrored_scans_pass(scans):
     """Left and right cannot be told apart, so nothing is made of them."""
-    check(item(scans[0][0].flip(2), scans[0][1]))
+    assert check(item(scans[0][0].flip(2), scans[0][1]))["warning"] == ""
 
 
 def test_one_view_is_a_warning(scans):
@@ -91,7 +91,7 @@ def test_saturation(scans):
     for counts, spacing in scans[:5]:
         hot = counts.clone()
         hot[:, 420:440, 120:140] += 20 * counts.max() * torch.rand(2, 20, 20)  # a full bladder
-        check(item(hot, spacing))
+        assert check(item(hot, spacing))["warning"] == ""
         refused(item(counts.clamp(max=float(counts[1].quantile(0.97))), spacing), "saturated. Export it again")
 
 
