@@ -1,0 +1,150 @@
+"""Networks and augmentations of spect_bone_cls on equal budgets, several seeds each, tested on the external cameras.
+
+    python -m benchmarks.bone_comparison networks --dataset B --folder F --output FILE.json
+    python -m benchmarks.bone_comparison augmentation --dataset B --folder F --gan G --fm S --output FILE.json
+
+networks: our own, with lesion masks and from labels alone, and the three baselines from labels. Of two learning rates
+each takes the one whose first seed has the better macro AUC on validation; DenseNet121, the slowest, takes ResNet18's.
+augmentation: our own network with masks: none, geometric, and geometric with the synthetic scans of a generator, whose
+datasets G and S are merged into the training split.
+
+All take the same number of optimiser steps, the same validation split and the same seeds. The external cameras are
+tested once, when every training has ended. What a run finished is kept in `--folder`, so a stopped one goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.common import machine, versions
+from benchmarks.comparing import claim, compare, evaluate, show, train
+from scintikit.data import compose, load_datalist, load_dataset
+from scintikit.files import write_json
+from scintikit.metrics.diseases import SEPARATOR, disease_scores, with_normal
+
+BUNDLE = "spect_bone_cls"
+BATCH = 16
+RATES = (2e-3, 5e-4)
+OWN = "own, labels and masks"
+NETWORKS: dict[str, dict[str, Any]] = {
+    OWN: {},
+    "own, labels": {"lesion_weight": 0.0},
+    "AlexNet": {"architecture": "alexnet"},
+    "ResNet18": {"architecture": "resnet18"},
+    "DenseNet121": {"architecture": "densenet121"},
+}
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "none": {"augment": False},
+    "geometric": {},
+    "geometric + GAN": {"source": "gan"},
+    "geometric + FM": {"source": "fm"},
+}
+METRICS = ("macro_auc", "auc_metastasis", "auc_arthritis", "macro_auprc")
+
+
+def score(probabilities: np.ndarray, labels: pd.Series, weights: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+    """Return the metrics of one training, `(R,)` each."""
+    sets = labels.str.split(SEPARATOR, regex=False)
+    truth = with_normal(np.array([[name in present for name in names] for present in sets]))
+    scores = np.column_stack([probabilities, (1 - probabilities).prod(axis=1)])
+    # No thresholds here: what is compared does not depend on them.
+    result = disease_scores(scores, truth, np.zeros_like(truth), weights, [*names, "normal"])
+    aucs = {f"auc_{name}": result["per_class", name, "auc"] for name in names}
+    return {metric: result["overall", metric] for metric in ("macro_auc", "macro_auprc")} | aucs
+
+
+class Trainings:
+    """The trainings of one comparison, each in a folder."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given = given
+        self.folder = Path(given.folder).resolve()
+        steps = max(1, len(load_datalist(given.dataset, "training")) // BATCH)
+        self.budget = {"max_epochs": given.epochs, "epoch_length": steps, "batch_size": BATCH, "val_interval": 2}
+        self.rates: dict[str, float] = {}
+        claim(self.folder, {**self.budget, "dataset": load_dataset(given.dataset).sha256})
+
+    def run(self, name: str, options: dict[str, Any], seed: int) -> Path:
+        """Train one and return its folder."""
+        rate = self.rates.get(name) or self.pick_rate(name, options)
+        return self._train(name, options, rate, seed)
+
+    def pick_rate(self, name: str, options: dict[str, Any]) -> float:
+        """Return the learning rate at which the first seed does better on validation."""
+        if name == OWN or "source" in options or "augment" in options:
+            rates: tuple[float, ...] = RATES[
+                :1
+            ]  # the default, which was chosen for our own network with masks on validation
+        elif name == "DenseNet121":
+            rates = (self.rates["ResNet18"],)
+        else:
+            rates = RATES
+        scores = {}
+        for rate in rates:
+            folder = self._train(name, options, rate, 0)
+            metrics = json.loads((self.evaluate(name, folder, "validation") / "metrics.json").read_text())
+            scores[rate] = metrics["overall"]["macro_auc"]["value"]
+            print(f"{name} at {rate:g}: validation macro AUC {scores[rate]:.3f}", flush=True)
+        self.rates[name] = max(scores, key=lambda rate: scores[rate])
+        return self.rates[name]
+
+    def _train(self, name: str, options: dict[str, Any], rate: float, seed: int) -> Path:
+        # Ways of the same options, such as our own network and its geometric augmentation, are one training.
+        source = options.get("source")
+        settings = {key: value for key, value in options.items() if key != "source"}
+        label = " ".join(f"{key}={value}" for key, value in sorted(settings.items())) or "default"
+        folder = self.folder / " ".join(filter(None, (label, source))) / f"{rate:g}" / str(seed)
+        dataset = self.merged(source) if source else self.given.dataset
+        train(BUNDLE, folder, dataset, {"seed": seed, "learning_rate": rate, **self.budget, **settings})
+        print(f"{name} at {rate:g}, seed {seed}: done", flush=True)
+        return folder
+
+    def evaluate(self, name: str, folder: Path, split: str) -> Path:
+        """Evaluate what `run` trained and return where its results are."""
+        network = {key: value for key, value in NETWORKS.get(name, {}).items() if key == "architecture"}
+        return evaluate(BUNDLE, folder, self.given.dataset, split, **network)
+
+    def merged(self, source: str) -> str:
+        """Return the dataset with the synthetic scans of a generator in its training split."""
+        folder = self.folder / "merged" / source
+        if not (folder / "dataset.json").is_file():
+            compose([self.given.dataset, getattr(self.given, source)], str(folder))
+        return str(folder)
+
+
+def main() -> None:
+    """Train every way with every seed, test, and write the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparison", choices=("networks", "augmentation"))
+    parser.add_argument("--dataset", required=True, help="bone scans with training, validation and external test")
+    parser.add_argument("--gan", help="dataset of generate_gan, made from the training split")
+    parser.add_argument("--fm", help="dataset of fm_generator, made from the training split")
+    parser.add_argument("--folder", default="bone_comparison", help="where runs are kept")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--ways", nargs="*", help="only these; default: all")
+    parser.add_argument("--output", help="JSON file for the comparison; without it nothing is tested")
+    given = parser.parse_args()
+    ways = NETWORKS if given.comparison == "networks" else AUGMENTATIONS
+    ways = {name: options for name, options in ways.items() if not given.ways or name in given.ways}
+    trainings = Trainings(given)
+    folders = {(name, seed): trainings.run(name, ways[name], seed) for seed in range(given.seeds) for name in ways}
+    if not given.output:
+        return
+    outputs = {
+        name: [trainings.evaluate(name, folders[name, seed], "test") for seed in range(given.seeds)] for name in ways
+    }
+    result = compare(outputs, given.dataset, score, [next(iter(ways))])
+    settings = {**trainings.budget, "seeds": given.seeds, "learning_rates": trainings.rates}
+    write_json(given.output, {**result, "settings": settings, "machine": machine(), "versions": versions()})
+    show(result["mean"], METRICS)
+
+
+if __name__ == "__main__":
+    main()
