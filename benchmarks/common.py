@@ -1,46 +1,18 @@
-"""What every benchmark says about itself: the machine, the versions, and times that were taken in turns."""
+"""What every benchmark needs: the machine, the versions, and times that are taken in turns."""
 
 from __future__ import annotations
 
 import contextlib
-import platform
 import resource
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
-PACKAGES = ("scintikit", "monai", "torch", "numpy", "pydicom", "pytorch-ignite")
+from scintikit.environment import machine, versions
 
-
-def machine() -> dict[str, Any]:
-    """Return processor, cores, threads in use, accelerator and operating system."""
-    cuda = torch.cuda.is_available()
-    return {
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "bf16_instructions": bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()),
-        "gpu": torch.cuda.get_device_name() if cuda else None,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what was measured."""
-    return {package: version(package) for package in PACKAGES}
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if names:
-            return f"{names[0]}, {len(names)} cores"
-    return platform.processor()
+__all__ = ["machine", "take_turns", "versions"]
 
 
 def take_turns(ways: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, dict[str, float]]:

@@ -8,7 +8,9 @@ from scintikit.data import compose as merge
 from scintikit.data import load_dataset
 
 
-def compose(*sources: str, output: str, copy: bool = False) -> None:
+def compose(
+    *sources: str, output: str, copy: bool = False, synthetic_only: bool = False, per_class: int | None = None
+) -> None:
     """Merge datasets with the same labels into one: `tools compose ORIGINAL SYNTHETIC --output MERGED`.
 
     Parameters
@@ -19,8 +21,13 @@ def compose(*sources: str, output: str, copy: bool = False) -> None:
         New folder.
     copy : bool
         Copy the files. Default: hard links, which take no space, where the file system can.
+    synthetic_only : bool
+        Train on synthetic items alone: leave the others out of the training split, keep validation and test.
+    per_class : int, optional
+        At most so many synthetic items of each class from each dataset.
     """
-    dataset = load_dataset(merge([str(source) for source in sources], str(output), link=not copy))
+    options = {"synthetic_only": synthetic_only, "per_class": per_class}
+    dataset = load_dataset(merge([str(source) for source in sources], str(output), link=not copy, **options))
     for split, items in dataset.splits.items():
         kinds = Counter(item["origin"]["kind"] for item in items)
         print(f"{split:<12}{len(items):>8,}   {', '.join(f'{count:,} {kind}' for kind, count in kinds.items())}")

@@ -6,15 +6,23 @@ import filecmp
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from scintikit.data.contract import SPLITS, Dataset, Item, check_splits, item_id, load_dataset
+from scintikit.data.contract import SPLITS, SYNTHETIC_KINDS, Dataset, Item, check_splits, item_id, load_dataset
 from scintikit.data.writer import DatasetWriter
 from scintikit.errors import DatasetError
 from scintikit.files import write_atomic
 
 
-def compose(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], *, link: bool = True) -> Path:
+def compose(
+    sources: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    link: bool = True,
+    synthetic_only: bool = False,
+    per_class: int | None = None,
+) -> Path:
     """Merge datasets into one that keeps every item's split, patient, centre and origin.
 
     Items whose ids clash are renamed (`A_1`, `A_1_2`, ...), and what was made from them follows. A patient who occurs
@@ -28,6 +36,10 @@ def compose(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike
         New folder. A run that was stopped goes on there.
     link : bool
         Use hard links, which take no space, where the file system can; else copy.
+    synthetic_only : bool
+        Leave out of the training split what no model or transform made; validation and test stay as they are.
+    per_class : int, optional
+        At most so many synthetic items of each class (or combination of diseases) from each dataset, the first ones.
 
     Returns
     -------
@@ -38,9 +50,12 @@ def compose(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike
     ------
     DatasetError
         If a dataset breaks the contract, labels differ, a patient would be in two splits, a picture would be there
-        twice, or an item's source is ambiguous.
+        twice, an item's source is ambiguous, or no training item is left.
     """
-    datasets = [load_dataset(source) for source in sources]
+    if per_class is not None and (isinstance(per_class, bool) or not isinstance(per_class, int) or per_class < 1):
+        raise DatasetError(f"per_class is {per_class!r}; expected a whole number of at least 1")
+    whole = [load_dataset(source) for source in sources]
+    datasets = [_reduced(dataset, synthetic_only, per_class) for dataset in whole]
     _check_alike(datasets)
     _check_patients(datasets)
     _check_pictures(datasets)
@@ -53,6 +68,8 @@ def compose(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike
                 moved = _renamed(item, number, ids, datasets)
                 splits[split].append(moved)
                 files |= {moved[key]: dataset.root / item[key] for key in ("image", "mask") if key in item}
+    if not splits["training"] and any(dataset.splits["training"] for dataset in whole):
+        raise DatasetError(f"{', '.join(map(str, sources))} hold no synthetic training items; name a synthetic dataset")
     check_splits(Path(output), splits)  # Before anything is written.
     writer = DatasetWriter(
         output,
@@ -61,12 +78,32 @@ def compose(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike
         labels=list(datasets[0].labels.values()),
         licence="\n".join(dict.fromkeys(dataset.licence for dataset in datasets)),
         modality=datasets[0].modality,
-        recipe={"command": "compose", "sources": [dataset.sha256 for dataset in datasets]},
+        recipe={
+            "command": "compose",
+            "sources": [dataset.sha256 for dataset in whole],
+            "synthetic_only": synthetic_only,
+            "per_class": per_class,
+        },
     )
     for relative, source in files.items():
         if not writer.has(relative):
             _place(source, writer.folder / relative, link)
     return writer.finish(**splits).parent
+
+
+def _reduced(dataset: Dataset, synthetic_only: bool, per_class: int | None) -> Dataset:
+    """Return the dataset with fewer training items, see `compose`."""
+    count = Counter[str]()
+
+    def wanted(item: Item) -> bool:
+        if item["origin"]["kind"] not in SYNTHETIC_KINDS:
+            return not synthetic_only
+        label = str(item["label"])
+        count[label] += 1
+        return per_class is None or count[label] <= per_class
+
+    kept = [item for item in dataset.splits["training"] if wanted(item)]
+    return replace(dataset, splits=dataset.splits | {"training": kept})
 
 
 def _check_alike(datasets: Sequence[Dataset]) -> None:

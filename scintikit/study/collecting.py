@@ -1,0 +1,199 @@
+"""From finished pieces of work to the study's results and report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scintikit.data import Dataset, item_id, load_dataset
+from scintikit.data.contract import SYNTHETIC_KINDS
+from scintikit.environment import machine, versions
+from scintikit.errors import ScintikitError
+from scintikit.files import write_json
+from scintikit.metrics.comparison import compare_scenarios
+from scintikit.reporting.study import write_study_report
+from scintikit.study.plan import SAMPLES, Plan
+from scintikit.study.work import Given, Made, Work, WorkFolder
+
+RESULTS = "results.json"
+REPORT = "report"
+ATTENTION = Path("test/figures/attention.png")
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a study came to.
+
+    Attributes
+    ----------
+    results
+        As in `results.json`.
+    report
+        The page.
+    """
+
+    results: dict[str, Any]
+    report: Path
+
+    @property
+    def sentences(self) -> str:
+        """The findings in words."""
+        return "\n".join(self.results["sentences"])
+
+
+def collect(plan: Plan, root: Path, failed: Mapping[str, str], command: str) -> Collected:
+    """Compare all scenarios that were tested, and write `results.json` and the report.
+
+    Parameters
+    ----------
+    plan
+        Of the study.
+    root
+        Folder of all work.
+    failed
+        Pieces that failed, and why.
+    command
+        What started the study.
+
+    Raises
+    ------
+    ScintikitError
+        If nothing was tested, or predictions are not those of the test split.
+    """
+    dataset = load_dataset(_path(plan.original, root))
+    test = {item_id(item): item for item in dataset.splits["test"]}
+    done = {
+        name: {seed: root / work.folder for seed, work in enumerate(works) if _is_done(work, root)}
+        for name, works in plan.tests.items()
+    }
+    tables = {name: {seed: _predictions(path, test) for seed, path in of.items()} for name, of in done.items()}
+    if not any(tables.values()):
+        raise ScintikitError(f"no classifier was tested; `tools study status {root}` says what failed")
+    columns = [f"p_{name}" for name in dataset.labels.values()]
+    compared = compare_scenarios(
+        {name: {seed: t[columns].to_numpy() for seed, t in of.items()} for name, of in tables.items()},
+        _truth(dataset),
+        [item["patient"] for item in test.values()],
+        [item["centre"] for item in test.values()],
+        list(dataset.labels.values()),
+        thresholds=_thresholds(done, dataset) if dataset.multi_label else None,
+        bases=plan.study.compare_with,
+        primary=plan.study.primary_metric,
+    )
+    for name, scores in compared["scenarios"].items():
+        scores["training"] = _counts(load_dataset(_path(plan.sets[name], root)))
+    results = {
+        "study": _study(plan, dataset, command, root),
+        **compared,
+        "generators": {name: _generator(plan, name, root) for name in {**plan.fidelity, **plan.audits}},
+        "failed": [{"work": work, "error": error} for work, error in failed.items()],
+        "environment": {"machine": machine(), "versions": versions()},
+    }
+    write_json(root / RESULTS, results)
+    return Collected(results, write_study_report(results, root / REPORT, _pictures(plan, done, compared, root)))
+
+
+def _path(place: Given | Made, root: Path) -> Path:
+    if isinstance(place, Given):
+        return Path(place.path)
+    assert place.work is not None
+    return root / place.work.folder / place.path
+
+
+def _is_done(work: Work, root: Path) -> bool:
+    return WorkFolder(root / work.folder).done is not None
+
+
+def _predictions(folder: Path, test: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the predictions of one run in the order of the test split."""
+    table = pd.read_csv(folder / "test" / "predictions.csv", dtype={"id": str}).set_index("id")
+    if set(table.index) != set(test):
+        raise ScintikitError(f"{folder} has predictions of other items than the test split; delete it and start again")
+    return table.loc[list(test)]
+
+
+def _truth(dataset: Dataset) -> np.ndarray:
+    return np.array([item["label"] for item in dataset.splits["test"]])
+
+
+def _thresholds(done: Mapping[str, Mapping[int, Path]], dataset: Dataset) -> dict[str, dict[int, list[float]]]:
+    """Return the thresholds of each run, which its validation chose."""
+
+    def read(folder: Path) -> list[float]:
+        found = json.loads((folder / "test" / "metrics.json").read_text(encoding="utf-8"))["thresholds"]
+        return [found[name] for name in dataset.labels.values()]
+
+    return {name: {seed: read(folder) for seed, folder in of.items()} for name, of in done.items()}
+
+
+def _counts(dataset: Dataset) -> dict[str, int]:
+    """Return how many training items there are of each origin; all that nothing made are "original"."""
+    kinds = (item["origin"]["kind"] for item in dataset.splits["training"])
+    return dict(Counter(kind if kind in SYNTHETIC_KINDS else "original" for kind in kinds))
+
+
+def _study(plan: Plan, dataset: Dataset, command: str, root: Path) -> dict[str, Any]:
+    study, test = plan.study, dataset.splits["test"]
+    seconds = [WorkFolder(root / work.folder).done for work in (*plan.preparing, *plan.testing)]
+    return {
+        "name": study.name,
+        "profile": study.profile,
+        "classifier": study.classifier["bundle"],
+        "class_names": list(dataset.labels.values()),
+        "several_diseases": dataset.multi_label,
+        "simulated": any(item["origin"]["kind"] == "simulated" for item in test),
+        "seeds": list(range(study.seeds)),
+        "optimiser_steps": study.epochs * study.steps,
+        "test": {
+            "items": len(test),
+            "patients": len({item["patient"] for item in test}),
+            "centres": dict(Counter(item["centre"] for item in test)),
+            "sha256": dataset.sha256,
+        },
+        "dataset": {"name": dataset.name, "sha256": dataset.sha256},
+        "command": command,
+        # Of all pieces together, whenever and wherever they were done.
+        "minutes": round(sum(done["seconds"] for done in seconds if done is not None) / 60, 1),
+    }
+
+
+def _generator(plan: Plan, name: str, root: Path) -> dict[str, Any]:
+    """Return how close a source comes to real scintigrams, and how many may be copies; None for what is missing."""
+    fidelity = _json(plan.fidelity.get(name), "fidelity.json", root)
+    audit = _json(plan.audits.get(name), "audit.json", root)
+    scores = fidelity["overall"]["scores"] if fidelity else {}
+    return {
+        **{metric: scores[metric]["matched"] if scores else None for metric in ("fid", "kid")},
+        **{f"{metric}_floor": scores[metric]["floor"]["value"] if scores else None for metric in ("fid", "kid")},
+        "flagged": audit["flagged"] if audit else None,
+        "pictures": audit["synthetic"] if audit else None,
+    }
+
+
+def _json(work: Work | None, file: str, root: Path) -> dict[str, Any] | None:
+    if work is None or not _is_done(work, root):
+        return None
+    return json.loads((root / work.folder / file).read_text(encoding="utf-8"))
+
+
+def _pictures(
+    plan: Plan, done: Mapping[str, Mapping[int, Path]], compared: Mapping[str, Any], root: Path
+) -> dict[str, Path]:
+    """Return the page of samples, and Grad-CAM of the best scenario's first seed."""
+    pictures = {}
+    if plan.samples is not None and _is_done(plan.samples, root):
+        pictures["samples"] = root / plan.samples.folder / SAMPLES
+    primary = compared["metrics"]["primary"]
+    values = {name: scores["scores"][primary]["value"] for name, scores in compared["scenarios"].items()}
+    best = max(values, key=lambda name: -np.inf if values[name] is None else values[name])
+    attention = next(iter(done[best].values())) / ATTENTION
+    if attention.is_file():
+        pictures["gradcam"] = attention
+    return pictures

@@ -1,0 +1,294 @@
+"""From a study file to pieces of work: datasets, generators, trainings, tests and what is measured beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from scintikit.data import load_dataset
+from scintikit.errors import ConfigError
+from scintikit.study.scenarios import ORIGINAL, Scenario, Term
+from scintikit.study.settings import Study
+from scintikit.study.work import Argument, Command, Given, Made, Work, code_sha256
+
+DATA = "data"
+MODELS = "models"
+SAMPLES = "samples.png"
+
+# What of the checkout decides the results of a kind of work.
+_DATA = ("scintikit/data", "scintikit/dicom")
+_PHANTOMS = ("scintikit/phantoms", *_DATA)
+_TRAINING = (*_DATA, "scintikit/engines", "scintikit/metrics/conformal.py", "scintikit/metrics/ood.py")
+_TESTING = (*_TRAINING, "scintikit/metrics/calibration.py", "scintikit/metrics/diseases.py")
+_GENERATING = (*_DATA, "scintikit/engines", "scintikit/generation")
+_MEASURING = (*_DATA, "scintikit/metrics/features.py", "scintikit/metrics/fidelity.py", "scintikit/metrics/spectrum.py")
+_AUDITING = (*_DATA, "scintikit/metrics/features.py", "scintikit/metrics/memorisation.py")
+
+
+@dataclass
+class Plan:
+    """The pieces of a study.
+
+    Attributes
+    ----------
+    study
+        The settings.
+    original
+        The dataset.
+    sets
+        Training set of each scenario's last stage, by the scenario's name.
+    trainings, tests
+        By the scenario's name, one for each seed.
+    fidelity, audits
+        By the name of the source; none for augmented copies.
+    samples
+        The page of samples.
+    """
+
+    study: Study
+    original: Given | Made
+    sets: dict[str, Given | Made] = field(default_factory=dict)
+    trainings: dict[str, list[Work]] = field(default_factory=dict)
+    tests: dict[str, list[Work]] = field(default_factory=dict)
+    fidelity: dict[str, Work] = field(default_factory=dict)
+    audits: dict[str, Work] = field(default_factory=dict)
+    samples: Work | None = None
+
+    @property
+    def preparing(self) -> list[Work]:
+        """All that comes before the external centres are looked at."""
+        trainings = [work for works in self.trainings.values() for work in works]
+        further = [*self.fidelity.values(), *self.audits.values(), *([self.samples] if self.samples else [])]
+        return [*trainings, *further]
+
+    @property
+    def testing(self) -> list[Work]:
+        """The tests on the external centres."""
+        return [work for works in self.tests.values() for work in works]
+
+
+def make_plan(study: Study) -> Plan:
+    """Return the pieces of a study.
+
+    Raises
+    ------
+    DatasetError
+        If the dataset breaks the contract.
+    ConfigError
+        If a trained model is missing.
+    """
+    planner = _Planner(study)
+    plan = Plan(study, planner.original)
+    for seed in range(study.seeds):  # all scenarios with the first seed, then the next
+        for scenario in study.scenarios:
+            plan.trainings.setdefault(scenario.name, []).append(planner.training(scenario, seed))
+            plan.tests.setdefault(scenario.name, []).append(planner.test(scenario, seed))
+    for scenario in study.scenarios:
+        plan.sets[scenario.name] = planner.training_set(scenario.stages[-1])
+    drawn = [name for name in study.sources if name in planner.wanted]
+    for name in drawn:
+        if "generator" not in study.sources[name]:
+            continue
+        if "fidelity" in study.measure:
+            plan.fidelity[name] = planner.fidelity(name)
+        if "audit" in study.measure:
+            plan.audits[name] = planner.audit(name)
+    if drawn:
+        plan.samples = planner.samples(drawn)
+    return plan
+
+
+class _Planner:
+    """Makes each piece of work once."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.made: dict[Any, Work] = {}
+        self.given: dict[str, Given] = {}
+        self.original = self._original()
+        self.bundle: str = study.classifier["bundle"]
+        terms = [term for scenario in study.scenarios for term in scenario.terms if term.source != ORIGINAL]
+        #: Scintigrams per class that are needed of each source.
+        self.wanted: dict[str, int] = {}
+        for term in terms:
+            self.wanted[term.source] = max(self.wanted.get(term.source, 0), term.per_class or study.per_class)
+
+    def _original(self) -> Given | Made:
+        dataset = self.study.dataset
+        if isinstance(dataset, str):
+            return Given(str(Path(dataset).expanduser().resolve()), load_dataset(dataset).sha256)
+        arguments: tuple[Argument, ...] = ("simulate", *_options(dataset), "--output", Made(path=DATA))
+        name = f"{dataset['profile']}, seed {dataset.get('seed', 0)}"
+        return Made(self._once("simulate", name, Command(arguments, (*_PHANTOMS, "tools/simulate.py"))), DATA)
+
+    def _once(
+        self, kind: str, name: str, *commands: Command, gpu: bool = False, inputs: tuple[Argument, ...] = ()
+    ) -> Work:
+        work = Work(kind, name, commands, gpu, inputs)
+        return self.made.setdefault(work.key, work)
+
+    def source(self, name: str) -> Made:
+        """Return the dataset of a source."""
+        source = self.study.sources[name]
+        if "augment" in source:
+            options = _options({"per_class": self.wanted[name], **source["augment"]})
+            arguments = ("augment", self.original, "--output", Made(path=DATA), *options)
+            return Made(self._once("augment", name, Command(arguments, (*_DATA, "tools/augment.py"))), DATA)
+        return self._generated(name, source)
+
+    def _generated(self, name: str, source: Mapping[str, Any]) -> Made:
+        generator = self.study.generators[source["generator"]]
+        bundle = generator["bundle"]
+        options = {"per_class": self.wanted[name], **generator.get("options", {}), **source.get("options", {})}
+        arguments = (
+            *("run", bundle, source.get("task", "generating"), *_overlay(generator)),
+            *("--dataset_dir", self.original, "--ckpt_dir", self._trained(source["generator"]), *_options(options)),
+        )
+        code = (*_GENERATING, f"bundles/{bundle}/configs", f"bundles/{bundle}/scripts")
+        # All shards fill one folder, which is a piece of its own with nothing to do.
+        folder = self._once("dataset", name, inputs=(*arguments, *map(code_sha256, code)))
+        shards = self.study.shards
+        parts = tuple(
+            self._once(
+                "generate", f"{name}, part {shard + 1} of {shards}", Command((*arguments, *part), code), gpu=True
+            )
+            for shard in range(shards)
+            for part in [("--output_dir", Made(folder, DATA), "--shard", shard, "--shards", shards)]
+        )
+        return Made(folder, DATA, fillers=parts)
+
+    def _trained(self, name: str) -> Argument:
+        generator = self.study.generators[name]
+        if generator.get("trained"):
+            return self._given_model(generator["trained"])
+        bundle = generator["bundle"]
+        code = (*_GENERATING, "scintikit/metrics/fidelity.py", f"bundles/{bundle}/configs", f"bundles/{bundle}/scripts")
+        commands = []
+        for step in generator["training"]:
+            options = {**generator.get("options", {}), **step.get("options", {})}
+            arguments = (
+                *("run", bundle, step.get("task", "training"), *_overlay(generator, step)),
+                *("--dataset_dir", self.original, "--ckpt_dir", Made(path=MODELS), "--log_dir", Made(path="runs")),
+                *_options(options),
+            )
+            checkpoint = f"{MODELS}/{step.get('checkpoint', 'last.pt')}"
+            commands.append(Command(arguments, code, ("--resume", "True"), checkpoint))
+        return Made(self._once("generator", name, *commands, gpu=True), MODELS)
+
+    def _given_model(self, path: str) -> Given:
+        folder = Path(path).expanduser().resolve()
+        if str(folder) not in self.given:
+            weights = sorted(folder.glob("*.pt"))
+            if not weights:
+                raise ConfigError(f"there is no trained generator in {folder}; train it or leave `trained` out")
+            digest = hashlib.sha256()
+            for file in weights:
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+            self.given[str(folder)] = Given(str(folder), digest.hexdigest())
+        return self.given[str(folder)]
+
+    def _term(self, term: Term) -> Given | Made:
+        if term.source == ORIGINAL:
+            return self.original
+        data: Given | Made = self.source(term.source)
+        count = term.per_class or self.study.per_class
+        name = f"{term.source}({count})"
+        if count < self.wanted[term.source]:
+            arguments: tuple[Argument, ...] = ("compose", data, "--output", Made(path=DATA), "--per_class", count)
+            data = Made(self._once("subset", name, Command(arguments, (*_DATA, "tools/compose.py"))), DATA)
+        if term.audited:
+            copying = Command(("compose", data, "--output", Made(path=DATA)), (*_DATA, "tools/compose.py"))
+            arguments = ("audit", self.original, Made(path=DATA), *self._extractor(), "--drop", "True")
+            dropping = Command(arguments, (*_AUDITING, "tools/audit.py"))
+            data = Made(self._once("audited", name, copying, dropping), DATA)
+        return data
+
+    def training_set(self, stage: tuple[Term, ...]) -> Given | Made:
+        """Return the dataset of a stage: its terms' training items, validation and test of the original."""
+        terms = [self._term(term) for term in stage]
+        alone = [] if any(term.source == ORIGINAL for term in stage) else ["--synthetic_only", "True"]
+        if len(terms) == 1 and not alone:
+            return terms[0]
+        originals = [self.original] if alone else []
+        arguments = ("compose", *originals, *terms, "--output", Made(path=DATA), *alone)
+        name = "+".join(term.source for term in stage)
+        return Made(self._once("compose", name, Command(arguments, (*_DATA, "tools/compose.py"))), DATA)
+
+    def training(self, scenario: Scenario, seed: int) -> Work:
+        """Return the training of a classifier: all stages together take the study's steps."""
+        stages = len(scenario.stages)
+        commands, before = [], 0
+        for number, stage in enumerate(scenario.stages):
+            until = self.study.epochs * (number + 1) // stages
+            models = MODELS if number == stages - 1 else f"stage{number}"
+            start = () if number == 0 else ("--load_pretrained", Made(path=f"stage{number - 1}/model.pt"))
+            options = {
+                **{"seed": seed, "max_epochs": until - before, "epoch_length": self.study.steps, "patience": 0},
+                **self.study.classifier["options"],
+            }
+            arguments = (
+                *("run", self.bundle, "training", "--dataset_dir", self.training_set(stage)),
+                *("--ckpt_dir", Made(path=models), "--log_dir", Made(path=f"runs{number}"), *start, *_options(options)),
+            )
+            commands.append(
+                Command(arguments, self._classifier_code(_TRAINING), ("--resume", "True"), f"{models}/last.pt")
+            )
+            before = until
+        return self._once("train", f"{scenario.name}, seed {seed}", *commands, gpu=True)
+
+    def test(self, scenario: Scenario, seed: int) -> Work:
+        """Return the test of a classifier on the external centres."""
+        options = self.study.classifier["options"]
+        arguments = (
+            *("run", self.bundle, "evaluating", "--dataset_dir", self.original),
+            *("--ckpt_dir", Made(self.training(scenario, seed), MODELS), "--output_dir", Made(path="test")),
+            *_options(options),
+        )
+        return self._once(
+            "test", f"{scenario.name}, seed {seed}", Command(arguments, self._classifier_code(_TESTING)), gpu=True
+        )
+
+    def fidelity(self, name: str) -> Work:
+        """Return the measurement of how close a source comes to the validation split."""
+        arguments = ("fidelity", self.original, self.source(name), "--split", "validation", *self._extractor())
+        output = ("--output", Made(path="fidelity.json"))
+        code = (*_MEASURING, "tools/fidelity.py", "tools/pictures.py", f"bundles/{self.bundle}/configs")
+        return self._once("fidelity", name, Command((*arguments, *output), code))
+
+    def audit(self, name: str) -> Work:
+        """Return the search for copies of training scintigrams."""
+        arguments = ("audit", self.original, self.source(name), *self._extractor(), "--output", Made(path="audit.json"))
+        code = (*_AUDITING, "tools/audit.py", "tools/pictures.py", f"bundles/{self.bundle}/configs")
+        return self._once("audit", name, Command(arguments, code))
+
+    def samples(self, names: list[str]) -> Work:
+        """Return the page of samples."""
+        datasets = {ORIGINAL: self.original} | {name: self.source(name) for name in names}
+        columns = tuple(replace(dataset, prefix=f"{name}=") for name, dataset in datasets.items())
+        arguments = ("gallery", *columns, "--bundle", self.bundle, "--output", Made(path=SAMPLES))
+        code = (*_DATA, "tools/gallery.py", "tools/pictures.py", f"bundles/{self.bundle}/configs")
+        return self._once("samples", "page", Command(arguments, code))
+
+    def _extractor(self) -> tuple[str, ...]:
+        # Features of a random network: the same for every study, and not of a classifier that is compared.
+        return ("--extractor", "random", "--bundle", self.bundle)
+
+    def _classifier_code(self, parts: tuple[str, ...]) -> tuple[str, ...]:
+        return (*parts, f"bundles/{self.bundle}/configs", f"bundles/{self.bundle}/scripts")
+
+
+def _overlay(*settings: Mapping[str, Any]) -> tuple[str, ...]:
+    names = [setting["overlay"] for setting in settings if "overlay" in setting]
+    return tuple(word for name in names for word in ("--overlay", name))
+
+
+def _options(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return options as Fire reads them."""
+    words = []
+    for name, value in options.items():
+        words += [f"--{name}", json.dumps(value) if isinstance(value, (list, dict)) else str(value)]
+    return tuple(words)

@@ -1,0 +1,107 @@
+"""Train one classifier on many sets of scintigrams, and tell which differences are real."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from scintikit.errors import ConfigError, ScintikitError
+from scintikit.study import (
+    Executor,
+    LocalExecutor,
+    Plan,
+    Progress,
+    RayExecutor,
+    collect,
+    load_study,
+    make_plan,
+    read_status,
+    run_all,
+    write_plan,
+)
+
+STATUS = "status"
+
+
+def study(
+    file: str,
+    folder: str | None = None,
+    *,
+    profile: str | None = None,
+    output: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+) -> None:
+    """Run a study, or go on with it: `tools study bundles/thyroid_cls/study.yaml --profile quick --output S`.
+
+    `tools study status S` tells what is done, running, failed and left, at any time.
+
+    Parameters
+    ----------
+    file : str
+        Study file, see docs/study.md; or `status`.
+    folder : str, optional
+        With `status`: the folder of the study.
+    profile : str, optional
+        Entry of the file's `profiles`.
+    output : str
+        Folder of all work, results and the report. What is done there already is used again.
+    workers : int, optional
+        Pieces of work at once; default: as many as processors and memory allow.
+    address : str, optional
+        Of a Ray cluster (`auto`: the one this machine belongs to; `local`: one is started here). Default: without Ray.
+
+    Raises
+    ------
+    ConfigError
+        If the file, an option or the folder is wrong.
+    ScintikitError
+        If pieces of work failed; everything else is done and reported.
+    """
+    if file == STATUS:
+        if folder is None:
+            raise ConfigError("`study status` needs the folder of the study: tools study status S")
+        show_status(Path(folder).expanduser())
+        return
+    if folder is not None or output is None:
+        raise ConfigError("expected: tools study FILE --output S, or: tools study status S")
+    root = Path(output).expanduser().resolve()
+    plan = make_plan(load_study(file, profile))
+    write_plan([*plan.preparing, *plan.testing], root)
+    executor = LocalExecutor(workers) if address is None else RayExecutor(address, workers)
+    failed = run_plan(plan, root, executor)
+    results = collect(plan, root, failed, command=f"python -m tools study {' '.join(sys.argv[2:])}")
+    print(f"\n{results.sentences}\n\nreport: {results.report}")
+    if failed:
+        raise ScintikitError(
+            f"{len(failed)} pieces of work failed or could not be begun, see the report or `study status`; "
+            "The same command tries them again"
+        )
+
+
+def run_plan(plan: Plan, root: Path, executor: Executor) -> dict[str, str]:
+    """Prepare and train everything, then test; return what failed and why."""
+    failed = {}
+    try:
+        # No look at the external centres before the last training has ended.
+        for works in (plan.preparing, plan.testing):
+            progress = Progress(works)
+            outcomes = run_all(works, root, executor, progress)
+            progress.close()
+            failed |= {f"{o.work.kind} {o.work.name}": o.error for o in outcomes if o.error is not None}
+    finally:
+        executor.close()
+    return failed
+
+
+def show_status(root: Path) -> None:
+    """Print how far a study is."""
+    status = read_status(root)
+    for entry in status["works"]:
+        if entry["state"] in ("running", "failed"):
+            print(f"{entry['state']:<8} {entry['kind']} {entry['name']}   {root / entry['folder'] / 'log.txt'}")
+            if entry["error"]:
+                print(f"         {entry['error'].splitlines()[0]}")
+    print(", ".join(f"{count} {state}" for state, count in status["counts"].items()))
+    left = status["seconds_left"]
+    print("time left: not known yet" if left is None else f"time left on one worker: about {left / 60:.0f} min")
