@@ -19,7 +19,6 @@ from scintikit.reporting.study_methods import counted, listed, methods_text
 
 NOTICE = "Research use only; not a medical device."
 DOSE = re.compile(r"(?P<name>.+)\((?P<dose>\d+)\)")
-PANELS = 6  # reliability diagrams at most
 #: Pictures that were made elsewhere, and their captions.
 PICTURES = {
     "samples": "Samples of the training images of each source.",
@@ -178,14 +177,7 @@ def _reliability(
     """Draw the best scenario, the bases, and the best of each kind."""
     kinds = {group_of(scenario): name for name, scenario in reversed(list(scenarios.items()))}
     shown = dict.fromkeys([next(iter(scenarios)), *comparisons, *kinds.values()])
-    panels = {
-        " ".join(filter(None, [name, disease])): {
-            "ece": study_tables.estimate(entry["ece"])["value"], "reliability": entry["reliability"]
-        }
-        for name in shown
-        for disease, entry in study_tables.calibrations(scenarios[name]).items()
-    }  # fmt: skip
-    panels = dict(list(panels.items())[:PANELS])
+    panels = {name: scenarios[name]["calibration"] for name in shown}
     names = ("probability", "share with the disease") if several_diseases else ("highest probability", "accuracy")
     return Picture(
         "Reliability of the best scenario, of the bases and of the best of each kind, of all seeds together: on the "

@@ -32,7 +32,7 @@ from scintikit.reporting.scores import interval_text
 
 ROW = 0.235  # inches for a scenario
 PANELS_IN_ROW = 3
-NARROW = 5  # metrics that fit half of the page
+NARROW = 7  # metrics that fit half of the page
 MISSING = {"value": None, "low": None, "high": None}
 BASE_LINES: tuple[Any, ...] = ((0, (5, 3)), (0, (1, 2)), (0, (5, 2, 1, 2)))
 REACH = 0.1  # differences from here on have full colour
@@ -197,14 +197,15 @@ def significance_map(
         axes.text(column, row, signed(value), ha="center", va="center", fontsize=8, color=colour, weight=weight)
         if entry["survives"]:
             axes.add_patch(Rectangle((column - 0.45, row - 0.4), 0.9, 0.8, fill=False, edgecolor=colour, linewidth=1.3))
-    axes.set_xticks(
-        range(len(metrics)), [metric_name(metric).replace(" ", "\n") for metric in metrics], fontsize=7.5 if wide else 9
-    )
+    titles = [metric_name(metric).replace(" ", "\n") for metric in metrics]
+    axes.set_xticks(range(len(metrics)), titles, fontsize=9 if len(metrics) <= 5 else 7.5)
     axes.set_yticks(range(len(names)), names, fontsize=9.5)
     axes.tick_params(length=0)
     axes.xaxis.tick_top()
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, orientation="horizontal", shrink=0.6, aspect=36, pad=0.01, extend="both", ticks=MaxNLocator(4))
+    bar = figure.colorbar(
+        image, orientation="horizontal", shrink=0.6, aspect=36, pad=0.01, extend="both", ticks=MaxNLocator(4)
+    )
     bar.set_label("difference")
     bar.outline.set_visible(False)
     return figure

@@ -57,16 +57,19 @@ def _made_of(training: Mapping[str, int]) -> str:
 
 
 def _statistics(results: Mapping[str, Any]) -> str:
+    resamples = f" ({results['statistics']['resamples']:,} resamples)" if "statistics" in results else ""
     sentences = [
         "Scores are means over the seeds, with 95 % percentile intervals from a bootstrap over patients within their "
-        f"centre; the primary one is {metric_name(results['metrics']['primary'])}."
+        f"centre{resamples}; the primary score is {metric_name(results['metrics']['primary'])}."
     ]
     if results["comparisons"]:
         sentences += [
             f"Scenarios were compared with {listed(list(results['comparisons']))}, patients and seeds paired.",
-            "Intervals and two-sided p-values of these differences take both the patients and the training seeds as "
-            "samples, and p-values were corrected by Holm's method over all comparisons with one base in one metric; "
-            "a difference is said to survive if the corrected p-value is below 0.05.",
+            "Intervals and two-sided p-values of these differences take both the patients (bootstrap) and the training "
+            "seeds (Student's t) as samples; p-values were corrected by Holm's method over all comparisons with one "
+            "base in one metric, and a difference is said to survive if the corrected p-value is below 0.05.",
+            "The effect size is the difference in units of the standard deviation of what one patient contributes to "
+            "it (Cohen's d_z).",
             "Wilcoxon signed-rank tests of the probability given to the truth, paired by patient, are reported beside "
             "it; they leave the variation between seeds out.",
         ]

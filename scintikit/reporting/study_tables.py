@@ -14,7 +14,8 @@ from scintikit.reporting.scores import interval_range
 from scintikit.reporting.study_figures import group_of, signed
 
 NOTHING: dict[str, Any] = {"value": None, "low": None, "high": None}
-LOWER_IS_BETTER = {"ece", "brier"}
+CALIBRATION = ("ece", "brier")  # lower is better
+KINDS = ("micro", "macro", "weighted")
 TESTS = ("p", "p_holm", "p_wilcoxon", "p_wilcoxon_holm", "effect")
 
 
@@ -22,30 +23,30 @@ def overview_table(results: Mapping[str, Any], order: Sequence[str]) -> Table:
     """Return scenarios in rows: training images, the averages of the primary metric's kind, calibration."""
     names, scenarios = _averages(results["metrics"]), {name: results["scenarios"][name] for name in order}
     columns = [[scenario["scores"].get(name, NOTHING) for scenario in scenarios.values()] for name in names]
-    for name in ("ece", "brier"):
-        columns.append([calibration_mean(scenario, name) for scenario in scenarios.values()])
-    cells = _cells(columns, [*names, "ece", "brier"])
+    for name in CALIBRATION:
+        columns.append([calibration_scores(scenario)[name] for scenario in scenarios.values()])
+    names += CALIBRATION
+    cells = _cells(columns, names)
     rows: list[list[str | Cell]] = [
         [name, _images(scenario["training"]), *row]
         for (name, scenario), row in zip(scenarios.items(), _rows(cells), strict=True)
     ]
-    headings = [metric_name(name) for name in (*names, "ece", "brier")]
-    return Table("All scenarios", ["scenario", "training images", *headings], rows)
+    return Table("All scenarios", ["scenario", "training images", *map(metric_name, names)], rows)
 
 
 def class_tables(results: Mapping[str, Any], order: Sequence[str]) -> list[Table]:
     """Return for each metric scenarios in rows and classes in columns, followed by the averages."""
+    scenarios = [results["scenarios"][name] for name in order]
+    classes = list(dict.fromkeys(label for entry in scenarios for label in entry["per_class"]))
     tables = []
     for metric in results["metrics"]["per_class"]:
-        averages = [name for name in results["metrics"]["averaged"] if name.endswith(f"_{metric}")]
-        classes = list(dict.fromkeys(label for name in order for label in results["scenarios"][name]["per_class"]))
-        scenarios = [results["scenarios"][name] for name in order]
+        kinds = [kind for kind in KINDS if any(f"{kind}_{metric}" in entry["scores"] for entry in scenarios)]
         columns = [[entry["per_class"].get(label, {}).get(metric, NOTHING) for entry in scenarios] for label in classes]
-        columns += [[entry["scores"].get(name, NOTHING) for entry in scenarios] for name in averages]
+        columns += [[entry["scores"].get(f"{kind}_{metric}", NOTHING) for entry in scenarios] for kind in kinds]
         cells = _cells(columns, [metric] * len(columns))
         rows: list[list[str | Cell]] = [[name, *row] for name, row in zip(order, _rows(cells), strict=True)]
-        kinds = [f"{name.removesuffix(f'_{metric}')} average" for name in averages]
-        tables.append(Table(f"{_capital(metric_name(metric))} by class", ["scenario", *classes, *kinds], rows))
+        headings = ["scenario", *classes, *(f"{kind} average" for kind in kinds)]
+        tables.append(Table(f"{_capital(metric_name(metric))} by class", headings, rows))
     return tables
 
 
@@ -96,42 +97,24 @@ def frames(results: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     }
 
 
-def calibration_mean(scenario: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return the ECE or Brier score of a scenario, of several diseases the mean without interval."""
-    entries = [estimate(entry[name]) for entry in calibrations(scenario).values()]
-    if len(entries) == 1:
-        return entries[0]
-    values = [entry["value"] for entry in entries]
-    return NOTHING if not values or None in values else {**NOTHING, "value": sum(values) / len(values)}
-
-
-def calibrations(scenario: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the calibration by disease, or under "" where each image has one class."""
+def calibration_scores(scenario: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return ECE (it has no interval) and Brier score as estimates."""
     calibration = scenario["calibration"]
-    return {"": calibration} if "reliability" in calibration else dict(calibration)
-
-
-def estimate(entry: Any) -> Mapping[str, Any]:
-    """Return a number without interval as an estimate."""
-    return entry if isinstance(entry, Mapping) else {**NOTHING, "value": entry}
+    return {"ece": {**NOTHING, "value": calibration["ece"]}, "brier": calibration["brier"]}
 
 
 def _averages(metrics: Mapping[str, Any]) -> list[str]:
     """Return the averages that are of the primary metric's kind (such as macro), and those that are of none."""
     kind = metrics["primary"].partition("_")[0]
-    by_class = {f"_{metric}" for metric in metrics["per_class"]}
-    return [
-        name
-        for name in metrics["averaged"]
-        if name.startswith(f"{kind}_") or not any(name.endswith(metric) for metric in by_class)
-    ]
+    others = {f"{other}_{metric}" for other in KINDS if other != kind for metric in metrics["per_class"]}
+    return [name for name in metrics["averaged"] if name not in others]
 
 
 def _cells(columns: Sequence[Sequence[Mapping[str, Any]]], metrics: Sequence[str]) -> list[list[Cell]]:
     """Return the columns as cells; the best of each is strong."""
     cells = []
     for column, metric in zip(columns, metrics, strict=True):
-        choose: Callable[..., float | None] = min if metric in LOWER_IS_BETTER else max
+        choose: Callable[..., float | None] = min if metric in CALIBRATION else max
         best = choose((entry["value"] for entry in column if entry["value"] is not None), default=None)
         cells.append([_cell(entry, best) for entry in column])
     return cells
@@ -148,7 +131,7 @@ def _cell(entry: Mapping[str, Any], best: float | None) -> Cell:
 
 
 def _images(training: Mapping[str, int]) -> Cell:
-    return Cell(f"{sum(training.values()):,}", " + ".join(f"{count:,} {kind}" for kind, count in training.items()))
+    return Cell(f"{sum(training.values()):,}", " + ".join(kind for kind, count in training.items() if count))
 
 
 def _p_text(p: float | None) -> str:
@@ -172,14 +155,14 @@ def _capital(text: str) -> str:
 
 
 def _scenario_rows(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    seeds = results["study"]["seeds"]
+    seeds = results.get("statistics", results["study"])["seeds"]  # those with a run, if that is told
     for name, scenario in results["scenarios"].items():
         about = {"scenario": name, "group": group_of(scenario).name, "images": sum(scenario["training"].values())}
         for metric, entry in scenario["scores"].items():
             values = zip(seeds, scenario["per_seed"].get(metric, []), strict=False)
             yield about | _row(metric, entry) | {f"seed_{seed}": value for seed, value in values}
-        for metric in ("ece", "brier"):
-            yield about | _row(metric, calibration_mean(scenario, metric))
+        for metric, entry in calibration_scores(scenario).items():
+            yield about | _row(metric, entry)
 
 
 def _part_rows(results: Mapping[str, Any], part: str, heading: str) -> Iterator[dict[str, Any]]:
