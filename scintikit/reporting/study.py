@@ -104,11 +104,16 @@ def _figures(results: Mapping[str, Any], order: Sequence[str]) -> dict[str, Pict
             len(averaged) > study_figures.NARROW,
         )
     base = next(iter(comparisons), None)
-    if base is not None and results["generators"]:
+    used = {
+        source: entry
+        for source, entry in results["generators"].items()
+        if source in scenarios or f"{base}+{source}" in scenarios
+    }
+    if base is not None and used:
         drawn["fidelity"] = Picture(
             f"Nearness to real images (left is nearer) against use. Filled: {base} with the source, open: the source "
             f"alone; dashed: {base}; dotted: half of the real images against the other half.",
-            study_figures.fidelity_and_use(results["generators"], scenarios, primary, base),
+            study_figures.fidelity_and_use(used, scenarios, primary, base),
             f"Scatter plots of FID and KID against {metric_name(primary)}, one point for each source.",
             True,
         )
@@ -161,7 +166,8 @@ def _doses(
     for name, scenario in scenarios.items():
         match = DOSE.fullmatch(name)
         if match:
-            count = sum(number for kind, number in scenario["training"].items() if kind in study_figures.GENERATED)
+            training = scenario["training"]
+            count = sum(training[kind] for kind in study_figures.generated_kinds(training))
             curves.setdefault(match["name"], {})[count] = scenario
     curves = {name: curve for name, curve in curves.items() if len(curve) > 1}
     starts = {name: name.rpartition("+")[0] for name in curves}

@@ -15,7 +15,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from scintikit.data.contract import SYNTHETIC_KINDS
 from scintikit.reporting.figures import (
     COLOURS,
     GRID,
@@ -32,6 +31,7 @@ from scintikit.reporting.scores import interval_text
 
 ROW = 0.235  # inches for a scenario
 PANELS_IN_ROW = 3
+NOT_GENERATED = {"original", "acquired", "simulated", "augmented"}  # kinds of training images
 NARROW = 7  # metrics that fit half of the page
 MISSING = {"value": None, "low": None, "high": None}
 BASE_LINES: tuple[Any, ...] = ((0, (5, 3)), (0, (1, 2)), (0, (5, 2, 1, 2)))
@@ -54,13 +54,16 @@ MIXED = Group("synthetic and other images", COLOURS[2], "D")
 
 def group_of(scenario: Mapping[str, Any]) -> Group:
     """Return which kind a scenario is of; augmented copies of original images do not count as synthetic."""
-    generated = {kind for kind, count in scenario["training"].items() if count and kind in GENERATED}
+    kinds = {kind for kind, count in scenario["training"].items() if count}
+    generated = generated_kinds(kinds)
     if not generated:
         return WITHOUT
-    return ALONE if generated == {kind for kind, count in scenario["training"].items() if count} else MIXED
+    return ALONE if generated == kinds else MIXED
 
 
-GENERATED = SYNTHETIC_KINDS - {"augmented"}
+def generated_kinds(kinds: Iterable[str]) -> set[str]:
+    """Return which kinds of training images a generator drew."""
+    return set(kinds) - NOT_GENERATED
 
 
 @styled
@@ -244,7 +247,9 @@ def fidelity_and_use(
             look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
             for name, face in ((f"{base}+{source}", look["color"]), (source, "white")):
                 if name in scenarios:
-                    _point(axes, entry[measure], factor, scenarios[name]["scores"][metric], look | {"mfc": face})
+                    _point(
+                        axes, entry[measure] or MISSING, factor, scenarios[name]["scores"][metric], look | {"mfc": face}
+                    )
         axes.set_xlabel({"fid": "FID", "kid": "KID x 1000"}[measure])
         axes.grid(True)
         axes.margins(x=0.08, y=0.08)

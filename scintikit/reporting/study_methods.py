@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from scintikit.reporting.figures import metric_name
-from scintikit.reporting.study_figures import GENERATED
+from scintikit.reporting.study_figures import generated_kinds
 
 
 def methods_text(results: Mapping[str, Any]) -> list[str]:
@@ -48,7 +48,7 @@ def _training(results: Mapping[str, Any]) -> str:
 
 def _made_from(kinds: Collection[str]) -> str:
     made = ["augmented copies of its images"] if "augmented" in kinds else []
-    made += ["images generated from it"] if GENERATED & set(kinds) else []
+    made += ["images generated from it"] if generated_kinds(kinds) else []
     return f", or are {listed(made)}" if made else ""
 
 

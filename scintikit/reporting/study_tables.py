@@ -74,7 +74,7 @@ def generator_table(generators: Mapping[str, Mapping[str, Any]]) -> Table:
         texts: list[str | Cell] = []
         for name in ("fid", "kid"):
             floor = entry[f"{name}_floor"]
-            score = {**entry[name], "floor": dict.fromkeys(NOTHING, floor or 0)}
+            score = {**(entry[name] or NOTHING), "floor": dict.fromkeys(NOTHING, floor or 0)}
             floor_text = "n/a" if floor is None else score_text(name, score, "floor", span=False)
             texts += [Cell(score_text(name, score, span=False), _span(name, score)), floor_text]
         rows.append([source, *texts, *(_count(entry[key]) for key in ("flagged", "pictures"))])
@@ -178,7 +178,7 @@ def _comparison_rows(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for name, metrics in scenarios.items():
             for metric, entry in metrics.items():
                 row = {"base": base, "scenario": name} | _row(metric, entry["difference"])
-                yield row | {test: entry[test] for test in (*TESTS, "survives")}
+                yield row | {test: entry[test] for test in (*TESTS, "survives", "seeds") if test in entry}
 
 
 def _row(metric: str, entry: Mapping[str, Any]) -> dict[str, Any]:

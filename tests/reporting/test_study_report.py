@@ -212,6 +212,7 @@ def test_tables_show_values_intervals_and_the_best(report: Path, results: dict[s
 def test_what_comes_from_outside_is_text(report: Path, tmp_path: Path) -> None:
     results = study_results(FEW, classes=(HOSTILE, "normal"))
     results["scenarios"][HOSTILE] = results["scenarios"]["FM"]
+    results["generators"][HOSTILE] = results["generators"]["SD1"] | {"fid": None, "fid_floor": None}
     results["sentences"] = [HOSTILE]
     results["study"]["command"] = HOSTILE
     for page in (report, write_study_report(results, tmp_path)):
