@@ -10,6 +10,7 @@ from scintikit.reporting.overlay import enlarge, overlay_png, side_by_side
 from scintikit.reporting.predictions import diseases_table, predictions_table
 from scintikit.reporting.report import Picture, Table, write_report
 from scintikit.reporting.scores import interval_text
+from scintikit.reporting.study import write_study_report
 
 __all__ = [
     "Picture",
@@ -28,4 +29,5 @@ __all__ = [
     "save_figure",
     "side_by_side",
     "write_report",
+    "write_study_report",
 ]

@@ -189,7 +189,7 @@ def _score_figures(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> dic
 
 def _headline(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     keys = ("macro_f1", "macro_auc", "balanced_accuracy")
-    entries = {figures.METRIC_NAMES[key]: metrics["overall"][key] for key in keys}
+    entries = {figures.metric_name(key): metrics["overall"][key] for key in keys}
     entries["calibration error"] = metrics["calibration"]["ece"]
     if "conformal" in metrics:
         entries["coverage of sets"] = metrics["conformal"]["coverage"]
@@ -198,7 +198,7 @@ def _headline(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _tables(metrics: Mapping[str, Any]) -> list[Table]:
     scores = ("precision", "recall", "specificity", "f1", "auc")
-    columns = [figures.METRIC_NAMES.get(score, score) for score in scores]
+    columns = [figures.metric_name(score) for score in scores]
     overall, conformal = metrics["overall"], metrics.get("conformal")
     classes = [
         [name, str(row["support"]), *(interval_text(row[score]) for score in scores)]
@@ -214,7 +214,7 @@ def _tables(metrics: Mapping[str, Any]) -> list[Table]:
         + ([interval_text(conformal["per_centre"][name]["coverage"])] if conformal else [])
         for name, row in metrics["per_centre"].items()
     ]
-    headings = [figures.METRIC_NAMES.get(score, score) for score in per_centre]
+    headings = [figures.metric_name(score) for score in per_centre]
     return [
         Table("By class", ["class", "images", *columns], classes + averages),
         Table("By centre", ["centre", "images", *headings, *(["coverage"] if conformal else [])], centres),

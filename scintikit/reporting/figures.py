@@ -52,13 +52,7 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.h_pad": 0.12,
     "savefig.facecolor": "auto",
 }
-METRIC_NAMES = {
-    "f1": "F1",
-    "auc": "AUC",
-    "macro_f1": "macro F1",
-    "macro_auc": "macro AUC",
-    "balanced_accuracy": "balanced accuracy",
-}
+WORDS = {"f1": "F1", "auc": "AUC", "auprc": "AUPRC", "mcc": "MCC", "ece": "ECE", "brier": "Brier score"}
 
 P = ParamSpec("P")
 
@@ -80,6 +74,19 @@ def figure_png(figure: Figure, dpi: int = 150) -> bytes:
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def figure_svg(figure: Figure) -> bytes:
+    """Return the figure as SVG; the same figure gives the same bytes (no date, ids that do not depend on chance)."""
+    buffer = io.BytesIO()
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "scintikit"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric's key as a reader wants it, such as "macro F1"."""
+    return " ".join(WORDS.get(word, word) for word in metric.split("_"))
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) -> None:
@@ -139,13 +146,9 @@ def reliability_diagram(
         What was promised, and what came true.
     """
     edges, count = np.asarray(curve["edges"]), np.asarray(curve["count"])
-    confidence = np.array(curve["confidence"], dtype=float)[count > 0]
-    accuracy = np.array(curve["accuracy"], dtype=float)[count > 0]
     figure = Figure(figsize=(HALF, 0.86 * HALF), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-    upper.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-    upper.vlines(confidence, confidence, accuracy, color=WRONG, linewidth=1.6, alpha=0.55)
-    upper.plot(confidence, accuracy, color=COLOURS[0], linewidth=1.6, marker="o", markersize=5)
+    draw_reliability(upper, curve)
     upper.text(0.03, 0.95, note, transform=upper.transAxes, va="top", fontsize=10)
     upper.set(ylim=(0, 1.02), ylabel=axis_names[1])
     lower.bar(edges[:-1], count, width=np.diff(edges), align="edge", color=COLOURS[5], edgecolor="white")
@@ -153,6 +156,16 @@ def reliability_diagram(
     for axes in (upper, lower):
         axes.grid(True)
     return figure
+
+
+def draw_reliability(axes: Axes, curve: Mapping[str, Sequence[Any]]) -> None:
+    """Draw accuracy against confidence, each point with its distance to the line of those that are equal."""
+    count = np.asarray(curve["count"])
+    confidence = np.array(curve["confidence"], dtype=float)[count > 0]
+    accuracy = np.array(curve["accuracy"], dtype=float)[count > 0]
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+    axes.vlines(confidence, confidence, accuracy, color=WRONG, linewidth=1.6, alpha=0.55)
+    axes.plot(confidence, accuracy, color=COLOURS[0], linewidth=1.6, marker="o", markersize=5)
 
 
 @styled
@@ -179,7 +192,7 @@ def score_forest(
             _overall(axes, overall[metric])
         for row, group in zip(rows, groups.values(), strict=True):
             _score(axes, row, group[metric], colour, marker)
-        axes.set_title(METRIC_NAMES.get(metric, metric.replace("_", " ")), loc="left")
+        axes.set_title(metric_name(metric), loc="left")
         axes.set_yticks(rows, list(groups))
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.grid(True, axis="x")
