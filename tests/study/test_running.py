@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from counting import counting, failing, graph, numbers
 
 from scintikit.errors import ConfigError

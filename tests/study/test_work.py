@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from counting import SCRIPT
 
 from scintikit.errors import ScintikitError
