@@ -19,14 +19,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from benchmarks.common import machine, versions
 from benchmarks.comparing import claim, compare, evaluate, show, train
 from scintikit.data import compose, load_datalist, load_dataset
 from scintikit.files import write_json
-from scintikit.metrics.diseases import SEPARATOR, disease_scores, with_normal
 
 BUNDLE = "spect_bone_cls"
 BATCH = 16
@@ -45,18 +41,7 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "geometric + GAN": {"source": "gan"},
     "geometric + FM": {"source": "fm"},
 }
-METRICS = ("macro_auc", "auc_metastasis", "auc_arthritis", "macro_auprc")
-
-
-def score(probabilities: np.ndarray, labels: pd.Series, weights: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
-    """Return the metrics of one training, `(R,)` each."""
-    sets = labels.str.split(SEPARATOR, regex=False)
-    truth = with_normal(np.array([[name in present for name in names] for present in sets]))
-    scores = np.column_stack([probabilities, (1 - probabilities).prod(axis=1)])
-    # No thresholds here: what is compared does not depend on them.
-    result = disease_scores(scores, truth, np.zeros_like(truth), weights, [*names, "normal"])
-    aucs = {f"auc_{name}": result["per_class", name, "auc"] for name in names}
-    return {metric: result["overall", metric] for metric in ("macro_auc", "macro_auprc")} | aucs
+METRICS = ("macro_auc", "macro_auprc")
 
 
 class Trainings:
@@ -140,10 +125,10 @@ def main() -> None:
     outputs = {
         name: [trainings.evaluate(name, folders[name, seed], "test") for seed in range(given.seeds)] for name in ways
     }
-    result = compare(outputs, given.dataset, score, [next(iter(ways))])
+    result = compare(outputs, given.dataset, [next(iter(ways))], METRICS[0])
     settings = {**trainings.budget, "seeds": given.seeds, "learning_rates": trainings.rates}
     write_json(given.output, {**result, "settings": settings, "machine": machine(), "versions": versions()})
-    show(result["mean"], METRICS)
+    show(result, METRICS)
 
 
 if __name__ == "__main__":

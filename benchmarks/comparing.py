@@ -1,11 +1,11 @@
-"""Train a classifier in several ways on equal budgets, test each once, and tell differences with their intervals."""
+"""Train a classifier in several ways on equal budgets, test each once, and compare what it predicted."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,8 @@ import pandas as pd
 from scintikit.data import item_id, load_dataset
 from scintikit.errors import ScintikitError
 from scintikit.files import write_json
-from scintikit.metrics.classification import nest
-from scintikit.metrics.intervals import bootstrap_intervals
-
-#: Takes probabilities (N, C), labels as text (N,), weights (R, N) and the names of the classes; returns {score: (R,)}.
-Score = Callable[[np.ndarray, pd.Series, np.ndarray, list[str]], Mapping[str, np.ndarray]]
+from scintikit.metrics import compare_scenarios
+from scintikit.metrics.diseases import SEPARATOR
 
 
 def train(bundle: str, folder: Path, dataset: str, options: Mapping[str, Any]) -> None:
@@ -59,79 +56,66 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
     write_json(path, kept | dict(settings))
 
 
-def compare(
-    outputs: Mapping[str, Sequence[Path]], dataset: str, score: Score, bases: Sequence[str], bootstrap: int = 2000
-) -> dict[str, Any]:
-    """Return each way's mean over its seeds, and paired differences to the bases, with 95 % intervals over patients.
-
-    The intervals tell how the scores of these trainings would vary with other patients; how they vary with the training
-    seed, the values of each seed tell.
+def compare(outputs: Mapping[str, Sequence[Path]], dataset: str, bases: Sequence[str], primary: str) -> dict[str, Any]:
+    """Return `compare_scenarios` of what was predicted, and what the test was.
 
     Parameters
     ----------
     outputs
-        Folders with `predictions.csv`, one for each seed, by the name of the way.
+        Folders with what `evaluate` wrote, one for each seed, by the name of the way.
     dataset
         The dataset whose test split was predicted.
-    score
-        What is compared.
     bases
         Ways that the others are compared with.
-    bootstrap
-        Resamples.
+    primary
+        The metric that is told in words.
 
     Raises
     ------
     ScintikitError
         If the predictions are not those of the test split, or differ in their items.
     """
-    tables = {
-        (name, seed): pd.read_csv(folder / "predictions.csv", dtype={"id": str})
-        for name, folders in outputs.items()
-        for seed, folder in enumerate(folders)
-    }
-    first = next(iter(tables.values()))
     loaded = load_dataset(dataset)
+    names = list(loaded.labels.values())
     patient_of = {item_id(item): item["patient"] for item in loaded.splits["test"]}
+    runs: dict[str, dict[int, np.ndarray]] = {name: {} for name in outputs}
+    thresholds: dict[str, dict[int, list[float]]] = {name: {} for name in outputs}
+    first = pd.DataFrame()
+    for name, folders in outputs.items():
+        for seed, folder in enumerate(folders):
+            table = pd.read_csv(folder / "predictions.csv", dtype={"id": str})
+            first = table if first.empty else first
+            if not table["id"].equals(first["id"]):
+                raise ScintikitError(f"{name} seed {seed} has predictions of other items; delete its folder")
+            runs[name][seed] = table[[f"p_{name}" for name in names]].to_numpy()
+            metrics = json.loads((folder / "metrics.json").read_text())
+            if "thresholds" in metrics:
+                thresholds[name][seed] = [metrics["thresholds"][disease] for disease in names]
     if set(first["id"]) != set(patient_of):
         raise ScintikitError(f"the predictions are not those of the test split of {dataset}")
-    for (name, seed), table in tables.items():
-        if not table["id"].equals(first["id"]):
-            raise ScintikitError(f"{name} seed {seed} has predictions of other items; delete its folder")
-    names = list(loaded.labels.values())
-    probabilities = {key: table[[f"p_{name}" for name in names]].to_numpy() for key, table in tables.items()}
-
-    def scores(weights: np.ndarray) -> dict[tuple[str, int], Mapping[str, np.ndarray]]:
-        return {key: score(values, first["label"], weights, names) for key, values in probabilities.items()}
-
-    def statistic(weights: np.ndarray) -> dict[tuple[str, ...], np.ndarray]:
-        each = scores(weights)
-        mean = {
-            (name, metric): np.mean([each[name, seed][metric] for seed in range(len(folders))], axis=0)
-            for name, folders in outputs.items()
-            for metric in each[name, 0]
-        }
-        return {("mean", *key): value for key, value in mean.items()} | {
-            (f"minus {base}", name, metric): value - mean[base, metric]
-            for base in bases
-            for (name, metric), value in mean.items()
-            if name != base
-        }
-
+    several = any(thresholds.values())
+    sets = first["label"].str.split(SEPARATOR, regex=False)
+    truth = np.array([[name in present for name in names] for present in sets])
     patients = first["id"].map(patient_of).to_numpy()
-    intervals = bootstrap_intervals(statistic, patients, first["centre"].to_numpy(), n=bootstrap)
-    result: dict[str, Any] = nest({key: interval.as_json() for key, interval in intervals.items()})
-    once = scores(np.ones((1, len(first))))
-    result["each seed"] = {
-        name: {metric: [float(once[name, seed][metric][0]) for seed in range(len(folders))] for metric in once[name, 0]}
-        for name, folders in outputs.items()
-    }
+    result = compare_scenarios(
+        runs,
+        truth if several else truth.argmax(axis=1),
+        patients,
+        first["centre"].to_numpy(),
+        names,
+        thresholds=thresholds,
+        bases=bases,
+        primary=primary,
+    )
     return {"test": {"items": len(first), "patients": len(set(patients)), "sha256": loaded.sha256}, **result}
 
 
-def show(mean: Mapping[str, Any], metrics: Sequence[str]) -> None:
-    """Print the means with their intervals, a way on each line."""
-    width = max(map(len, mean))
-    for name, scores in mean.items():
-        cells = [f"{m} {scores[m]['value']:.3f} ({scores[m]['low']:.3f} to {scores[m]['high']:.3f})" for m in metrics]
+def show(result: Mapping[str, Any], metrics: Sequence[str]) -> None:
+    """Print the means with their intervals, a way on each line, and what the comparison says."""
+    ways = result["scenarios"]
+    width = max(map(len, ways))
+    for name, way in ways.items():
+        scores = {metric: way["scores"][metric] for metric in metrics}
+        cells = [f"{m} {score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})" for m, score in scores.items()]
         print(f"{name:<{width}} {'   '.join(cells)}")
+    print("\n".join(result["sentences"]))

@@ -13,25 +13,14 @@ import argparse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from benchmarks.common import machine, versions
 from benchmarks.comparing import claim, compare, evaluate, show, train
 from scintikit.data import compose, load_dataset
 from scintikit.files import write_json
-from scintikit.metrics.classification import classification_scores
 
 SCENARIOS = {"O": (False, False), "O+CA": (True, False), "O+FM": (False, True), "O+CA+FM": (True, True)}
 DATA = ("original", "synthetic")
 METRICS = ("macro_f1", "macro_auc", "balanced_accuracy")
-
-
-def score(probabilities: np.ndarray, labels: pd.Series, weights: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
-    """Return the metrics of one training, `(R,)` each."""
-    numbers = labels.map({name: number for number, name in enumerate(names)}).to_numpy()
-    scores = classification_scores(probabilities, numbers, weights, names)
-    return {metric: scores["overall", metric] for metric in METRICS}
 
 
 def main() -> None:
@@ -77,10 +66,10 @@ def main() -> None:
             for scenario in arguments.scenarios
         }
         bases = [base for base in ("O", "O+CA") if base in outputs]
-        result = compare(outputs, arguments.original, score, bases)
+        result = compare(outputs, arguments.original, bases, METRICS[0])
         settings = {key: getattr(arguments, key) for key in ("seeds", "epochs", "steps")} | {"batch_size": 32}
         write_json(arguments.output, {**result, "settings": settings, "machine": machine(), "versions": versions()})
-        show(result["mean"], METRICS)
+        show(result, METRICS)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from scintikit.metrics.calibration import (
     reliability_curve,
 )
 from scintikit.metrics.classification import classification_metrics
+from scintikit.metrics.comparison import compare_scenarios
 from scintikit.metrics.conformal import conformal_sets, conformal_threshold
 from scintikit.metrics.diseases import evaluate_diseases, sensitivity_thresholds
 from scintikit.metrics.evaluate import evaluate_classifier
@@ -26,6 +27,7 @@ __all__ = [
     "bootstrap_intervals",
     "brier_score",
     "classification_metrics",
+    "compare_scenarios",
     "conformal_sets",
     "conformal_threshold",
     "evaluate_classifier",

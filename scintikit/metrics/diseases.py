@@ -89,18 +89,10 @@ def evaluate_diseases(
     diseases, limits = names[:-1], check_thresholds(thresholds, probabilities.shape[1])
     calls = probabilities >= limits
     truth, called = with_normal(labels), with_normal(calls)
-    scores = np.column_stack([probabilities, (1 - probabilities).prod(axis=1)])
+    scores = with_no_disease(probabilities)
 
     def statistic(weights: np.ndarray) -> Scores:
-        result = disease_scores(scores, truth, called, weights, names)
-        for disease, name in enumerate(diseases):
-            result["calibration", name, "brier"] = _mean((scores - truth)[:, disease] ** 2, weights)
-        for centre in np.unique(centres):
-            of = centres == centre
-            own = disease_scores(scores[of], truth[of], called[of], weights[:, of], names)
-            result |= {("per_centre", str(centre), metric): own["overall", metric] for metric in PER_CENTRE}
-            result |= {("per_centre", str(centre), "auc", name): own["per_class", name, "auc"] for name in diseases}
-        return result
+        return diseases_scores(scores, truth, called, weights, names, centres)
 
     result = estimates(statistic, patients, centres, bootstrap, seed)
     for centre in np.unique(centres):
@@ -121,6 +113,26 @@ def evaluate_diseases(
         "label_sets": _label_sets(labels, calls, names),
     }
     return merge(result, counted)
+
+
+def diseases_scores(
+    scores: np.ndarray,
+    truth: np.ndarray,
+    called: np.ndarray,
+    weights: np.ndarray,
+    names: Sequence[str],
+    centres: np.ndarray,
+) -> Scores:
+    """Return `disease_scores` with the Brier score of each disease and with the scores of each centre, `(R,)`."""
+    result = disease_scores(scores, truth, called, weights, names)
+    for disease, name in enumerate(names[:-1]):
+        result["calibration", name, "brier"] = _mean((scores - truth)[:, disease] ** 2, weights)
+    for centre in np.unique(centres):
+        of = centres == centre
+        own = disease_scores(scores[of], truth[of], called[of], weights[:, of], names)
+        result |= {("per_centre", str(centre), metric): own["overall", metric] for metric in PER_CENTRE}
+        result |= {("per_centre", str(centre), "auc", name): own["per_class", name, "auc"] for name in names[:-1]}
+    return result
 
 
 def disease_scores(
@@ -204,6 +216,11 @@ def check_thresholds(thresholds: ArrayLike, diseases: int) -> np.ndarray:
 def with_normal(present: np.ndarray) -> np.ndarray:
     """Add to `(N, D)`, whether each disease is present, the column of items that have none: bool `(N, D + 1)`."""
     return np.column_stack([present, ~present.any(axis=1)])
+
+
+def with_no_disease(probabilities: np.ndarray) -> np.ndarray:
+    """Add to `(N, D)`, the probability of each disease, that of none if they were independent: `(N, D + 1)`."""
+    return np.column_stack([probabilities, (1 - probabilities).prod(axis=1)])
 
 
 def set_name(present: Iterable[bool], class_names: Sequence[str], normal: str = "normal") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from scintikit.metrics.calibration import calibration_scores, expected_calibrati
 from scintikit.metrics.checks import check_class_names, check_groups, check_labels, check_probabilities
 from scintikit.metrics.classification import Scores, classification_counts, classification_scores, merge, nest
 from scintikit.metrics.conformal import conformal_scores, conformal_sets
-from scintikit.metrics.intervals import Interval, bootstrap_intervals
+from scintikit.metrics.intervals import Interval, bootstrap_values, percentile_interval
 
 PER_CENTRE = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
 LEVEL = 0.95
@@ -73,9 +73,7 @@ def evaluate_classifier(
     sets = None if conformal_threshold is None else conformal_sets(probabilities, conformal_threshold)
 
     def statistic(weights: np.ndarray) -> Scores:
-        scores = classification_scores(probabilities, labels, weights, names)
-        scores |= calibration_scores(probabilities, labels, weights)
-        scores |= _centre_scores(probabilities, labels, weights, names, centres)
+        scores = classifier_scores(probabilities, labels, weights, names, centres)
         return scores if sets is None else scores | conformal_scores(sets, labels, weights, names, centres)
 
     result = estimates(statistic, patients, centres, bootstrap, seed)
@@ -108,13 +106,9 @@ def estimates(
         The estimates by their places, `patients` (their number), `per_centre` also with `n` (items) and `patients`,
         and `intervals`. A centre with one patient has no intervals.
     """
-    intervals = bootstrap_intervals(statistic, patients, centres, n=bootstrap, seed=seed, level=LEVEL)
+    values = bootstrap_values(statistic, patients, centres, n=bootstrap, seed=seed)
     sizes = {str(centre): _sizes(patients[centres == centre]) for centre in np.unique(centres)}
-    for place, interval in intervals.items():
-        # Resampling one patient tells nothing.
-        if "per_centre" in place and sizes[place[place.index("per_centre") + 1]]["patients"] == 1:
-            intervals[place] = Interval(interval.value)
-    result = nest({place: interval.as_json() for place, interval in intervals.items()})
+    result = nested_intervals(values, {name for name, size in sizes.items() if size["patients"] == 1})
     how = {
         "method": "percentile bootstrap over patients within their centre",
         "level": LEVEL,
@@ -124,14 +118,29 @@ def estimates(
     return merge(result, {"per_centre": sizes, "patients": len(np.unique(patients)), "intervals": how})
 
 
+def nested_intervals(values: Mapping[tuple[str, ...], np.ndarray], alone: Collection[str]) -> dict[str, Any]:
+    """Return what `bootstrap_values` gave as estimates by their places; centres of one patient have no intervals."""
+    return nest(
+        {
+            # Resampling one patient tells nothing.
+            place: percentile_interval(
+                value[:1] if "per_centre" in place and place[place.index("per_centre") + 1] in alone else value, LEVEL
+            ).as_json()
+            for place, value in values.items()
+        }
+    )
+
+
 def _sizes(patients: np.ndarray) -> dict[str, int]:
     return {"n": len(patients), "patients": len(np.unique(patients))}
 
 
-def _centre_scores(
+def classifier_scores(
     probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray, names: Sequence[str], centres: np.ndarray
 ) -> Scores:
-    scores: Scores = {}
+    """Return `classification_scores` with the Brier score and with the scores of each centre, arrays `(R,)`."""
+    scores = classification_scores(probabilities, labels, weights, names)
+    scores |= calibration_scores(probabilities, labels, weights)
     for centre in np.unique(centres):
         of = centres == centre
         own = classification_scores(probabilities[of], labels[of], weights[:, of], names)

@@ -76,16 +76,28 @@ def bootstrap_intervals(
     Percentile method: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
     check_fraction(level, "The confidence level")
+    resampled = bootstrap_values(statistic, patients, centres, n=n, seed=seed)
+    return {name: percentile_interval(values, level) for name, values in resampled.items()}
+
+
+def bootstrap_values(
+    statistic: Callable[[np.ndarray], Mapping[tuple[str, ...], np.ndarray]],
+    patients: ArrayLike,
+    centres: ArrayLike | None = None,
+    *,
+    n: int,
+    seed: int,
+) -> dict[tuple[str, ...], np.ndarray]:
+    """Return under each name the statistic itself and then that of each resample, `(1 + n,)`.
+
+    Parameters are those of `bootstrap_intervals`. One patient alone has no resamples.
+    """
     weights = bootstrap_weights(patients, centres, n=n, seed=seed)
     n = n if len(np.unique(np.asarray(patients).astype(str))) > 1 else 0
-    values = statistic(np.ones((1, weights.shape[1])))
     rows = max(1, CHUNK_ELEMENTS // weights.shape[1])
     chunks = [statistic(weights[start : start + rows].astype(float)) for start in range(0, n, rows)]
-    none = np.empty(0)
-    return {
-        name: _interval(float(value[0]), np.concatenate([none, *(chunk[name] for chunk in chunks)]), level)
-        for name, value in values.items()
-    }
+    values = statistic(np.ones((1, weights.shape[1])))
+    return {name: np.concatenate([value, *(chunk[name] for chunk in chunks)]) for name, value in values.items()}
 
 
 def bootstrap_weights(patients: ArrayLike, centres: ArrayLike | None = None, *, n: int, seed: int) -> np.ndarray:
@@ -108,7 +120,9 @@ def bootstrap_weights(patients: ArrayLike, centres: ArrayLike | None = None, *, 
     return drawn[:, patient_of_item]
 
 
-def _interval(value: float, resampled: np.ndarray, level: float) -> Interval:
+def percentile_interval(values: np.ndarray, level: float) -> Interval:
+    """Return the first of the values `(1 + n,)` with the interval between percentiles of the others."""
+    value, resampled = float(values[0]), values[1:]
     defined = resampled[~np.isnan(resampled)]
     undefined = resampled.size - defined.size
     if np.isnan(value) or not defined.size:
