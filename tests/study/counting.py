@@ -19,7 +19,7 @@ for number in range(start, int(until)):
 """
 
 
-def counting(name: str, until: int, *needs: Work, pause: float = 0.02) -> Work:
+def counting(name: str, until: int, *needs: Work, pause: float = 0.05) -> Work:
     """Return a piece that counts from the sum of what its needs came to."""
     others = [Made(need, "numbers") for need in needs]
     return Work("count", name, (Command((Made(path="numbers"), until, pause, *others), (), program=("-c", SCRIPT)),))
@@ -44,4 +44,5 @@ def numbers(works: list[Work], root: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    print("begin", flush=True)
     run_all(graph(), Path(sys.argv[1]), LocalExecutor(2))

@@ -71,15 +71,18 @@ def test_killed_at_random_moments_it_ends_with_the_same_numbers(tmp_path: Path, 
     chance = random.Random(5)
     script = Path(__file__).parent / "counting.py"
     for kill in range(5):
-        process = subprocess.Popen([sys.executable, str(script), str(tmp_path)], start_new_session=True)
-        while not any(tmp_path.glob("count-*/numbers")):
-            time.sleep(0.05)
-        time.sleep(chance.uniform(0, 0.8))
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path)], start_new_session=True, stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        process.stdout.readline()  # it begins
+        time.sleep(chance.uniform(0, 0.7))
         if kill % 2:  # the study alone, whose pieces go on as orphans
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        process.stdout.close()
     assert set(run_here(graph(), tmp_path).values()) == {None}
     assert numbers(graph(), tmp_path) == expected
 

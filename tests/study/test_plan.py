@@ -1,0 +1,180 @@
+"""From a study file to pieces of work."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scintikit.errors import ConfigError
+from scintikit.study import Given, Made, Plan, load_study, make_plan
+from scintikit.study.work import in_order
+from tools.run import BUNDLES
+
+STUDY: dict[str, Any] = {
+    "name": "test",
+    "dataset": {"profile": "tiny"},
+    "classifier": {"bundle": "thyroid_cls", "options": {"augment": False}},
+    "epochs": 5,
+    "steps": 7,
+    "seeds": 2,
+    "per_class": 10,
+    "generators": {"fm": {"bundle": "fm_generator", "training": [{"options": {"max_epochs": 3}}]}},
+    "sources": {"CA": {"augment": {}}, "FM": {"generator": "fm"}},
+    "scenarios": ["O", "FM", "O+FM", "O+CA+FM", "FM>O", "O+FM(audited)", "O+FM(4)", "O+FM(20)"],
+    "compare_with": ["O", "O+CA"],
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def write(**changes: Any) -> Path:
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(STUDY | changes))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def plan(write: Any) -> Plan:
+    return make_plan(load_study(write()))
+
+
+def arguments(plan: Plan, scenario: str, command: int = -1) -> list[Any]:
+    return list(plan.trainings[scenario][0].commands[command].arguments)
+
+
+def option(words: list[Any], name: str) -> Any:
+    return words[words.index(f"--{name}") + 1]
+
+
+def test_every_training_takes_the_same_steps_and_seeds(plan: Plan) -> None:
+    for works in plan.trainings.values():
+        for seed, work in enumerate(works):
+            given = [list(command.arguments) for command in work.commands]
+            assert sum(int(option(words, "max_epochs")) for words in given) == 5
+            assert {(option(words, "epoch_length"), option(words, "seed")) for words in given} == {("7", str(seed))}
+            assert {option(words, "patience") for words in given} == {"0"}
+
+
+def test_pretraining_hands_its_weights_on(plan: Plan) -> None:
+    first, second = (list(command.arguments) for command in plan.trainings["FM>O"][0].commands)
+    assert option(second, "dataset_dir") == plan.original
+    assert option(first, "dataset_dir") == option(arguments(plan, "FM"), "dataset_dir")
+    assert option(second, "load_pretrained").path == f"{option(first, 'ckpt_dir').path}/model.pt"
+    assert "--load_pretrained" not in first
+
+
+def test_nothing_is_made_twice(plan: Plan) -> None:
+    kinds = Counter(work.kind for work in in_order([*plan.preparing, *plan.testing]))
+    assert kinds["generator"] == 1
+    assert kinds["generate"] == 1
+    assert kinds["augment"] == 1
+    assert kinds["train"] == kinds["test"] == 2 * len(plan.trainings)
+    assert kinds["subset"] == 2  # ten and four of the twenty of each class
+
+
+def test_as_many_are_drawn_as_the_largest_scenario_needs(plan: Plan) -> None:
+    drawing = next(work for work in in_order(plan.preparing) if work.kind == "generate")
+    assert option(list(drawing.commands[0].arguments), "per_class") == "20"
+    assert option(arguments(plan, "O+FM(20)"), "dataset_dir") != option(arguments(plan, "O+FM"), "dataset_dir")
+
+
+def test_synthetic_scenarios_leave_the_original_training_items_out(plan: Plan) -> None:
+    merged = option(arguments(plan, "FM"), "dataset_dir").work
+    words = list(merged.commands[0].arguments)
+    assert words[1] == plan.original
+    assert option(words, "synthetic_only") == "True"
+    assert "--synthetic_only" not in option(arguments(plan, "O+FM"), "dataset_dir").work.commands[0].arguments
+
+
+def test_no_training_reads_a_test_and_tests_read_the_original_dataset(plan: Plan) -> None:
+    assert not [work for work in in_order(plan.preparing) if work.kind == "test"]
+    for work in plan.testing:
+        words = list(work.commands[0].arguments)
+        assert words[2] == "evaluating"
+        assert option(words, "dataset_dir") == plan.original
+
+
+def test_a_changed_option_redoes_only_what_depends_on_it(write: Any, plan: Plan) -> None:
+    generators = {"fm": {"bundle": "fm_generator", "training": [{"options": {"max_epochs": 4}}]}}
+    changed = make_plan(load_study(write(generators=generators)))
+    same = {name: plan.trainings[name][0].key == changed.trainings[name][0].key for name in plan.trainings}
+    assert [name for name, is_same in same.items() if is_same] == ["O"]
+
+
+def test_own_datasets_and_trained_generators_count_by_their_content(
+    write: Any, tiny_dataset: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="no trained generator in"):
+        make_plan(load_study(write(generators={"fm": {"bundle": "fm_generator", "trained": str(tmp_path / "none")}})))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/model.pt").write_bytes(b"weights")
+    generators = {"fm": {"bundle": "fm_generator", "trained": str(tmp_path / "model")}}
+    plan = make_plan(load_study(write(dataset=tiny_dataset, generators=generators)))
+    assert isinstance(plan.original, Given)
+    assert not [work for work in in_order(plan.preparing) if work.kind in ("simulate", "generator")]
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "model").rename(moved)
+    again = make_plan(
+        load_study(write(dataset=tiny_dataset, generators={"fm": {**generators["fm"], "trained": str(moved)}}))
+    )
+    assert [work.key for work in plan.testing] == [work.key for work in again.testing]
+    (moved / "model.pt").write_bytes(b"other")
+    other = make_plan(
+        load_study(write(dataset=tiny_dataset, generators={"fm": {**generators["fm"], "trained": str(moved)}}))
+    )
+    assert plan.tests["O+FM"][0].key != other.tests["O+FM"][0].key
+
+
+def test_shards_fill_one_folder(write: Any) -> None:
+    plan = make_plan(load_study(write(shards=3)))
+    parts = [work for work in in_order(plan.preparing) if work.kind == "generate"]
+    words = [list(part.commands[0].arguments) for part in parts]
+    assert [option(w, "shard") for w in words] == [0, 1, 2]
+    assert {option(w, "shards") for w in words} == {3}
+    folder = option(words[0], "output_dir")
+    assert all(option(w, "output_dir") == folder for w in words)
+    merged = option(arguments(plan, "O+FM(20)"), "dataset_dir").work
+    assert set(parts) <= set(merged.needs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 0}, "seeds: 0 is less than the minimum"),
+        ({"seed": 1}, "'seed' was unexpected"),
+        ({"scenarios": ["O", " O"]}, "named twice: O"),
+        ({"scenarios": ["O+FN"]}, "there is no source .FN."),
+        ({"sources": {"CA": {"augment": {}}, "FM": {"generator": "fn"}}}, "there is no generator .fn."),
+        ({"sources": {"CA": {"augment": {}, "generator": "fm"}}}, "either `augment` or `generator`"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(write: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_study(write(**changes))
+
+
+def test_a_missing_file_or_profile_is_named(write: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no study file"):
+        load_study(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="did you mean 'quick'"):
+        load_study(write(profiles={"quick": {}}), "quikc")
+
+
+def test_a_profile_replaces_what_it_names(write: Any) -> None:
+    study = load_study(write(profiles={"quick": {"seeds": 1, "classifier": {"options": {"batch_size": 8}}}}), "quick")
+    assert study.seeds == 1
+    assert study.epochs == 5
+    assert study.classifier == {"bundle": "thyroid_cls", "options": {"augment": False, "batch_size": 8}}
+
+
+@pytest.mark.parametrize("path", sorted(BUNDLES.glob("*/study.yaml")), ids=lambda path: path.parent.name)
+def test_the_studies_of_the_bundles_can_be_planned(path: Path) -> None:
+    profiles = yaml.safe_load(path.read_text())["profiles"]
+    for profile in (None, *profiles):
+        plan = make_plan(load_study(path, profile))
+        assert isinstance(plan.original, Made)
+        assert set(plan.study.compare_with) <= set(plan.trainings)
