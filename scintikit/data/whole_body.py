@@ -13,6 +13,9 @@ from monai.transforms import MapTransform
 
 from scintikit.errors import ImageReadError
 
+FIELD_MM = (1000.0, 4000.0)
+"""Shortest and longest field of view of a whole-body scan."""
+
 _FULL_NAME = {"ANT": "anterior", "POST": "posterior"}
 _CELL_MM = 20.0
 """The checks look at means over cells of this size, in which the noise of a pixel does not count."""
@@ -59,7 +62,7 @@ class CheckWholeBodyd(MapTransform):
         self,
         keys: KeysCollection,
         views: Sequence[str] = ("ANT", "POST"),
-        field_mm: Sequence[float] = (1000.0, 4000.0),
+        field_mm: Sequence[float] = FIELD_MM,
         min_body_mm: float = 800.0,
         aspect: Sequence[float] = (1.7, 8.0),
         max_saturated: float = 0.005,
