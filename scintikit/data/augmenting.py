@@ -304,6 +304,8 @@ def _read_mask(source: Item, original: Scintigram) -> tuple[np.ndarray, Sequence
             f"{source['mask']} is {mask.counts.shape}, its image {original.counts.shape}; a mask must lie on its "
             "image's grid"
         )
+    if len(original.counts) > 1 and mask.views == ("POST",):
+        raise DatasetError(f"{source['mask']} is of the posterior view alone; give a mask for each view of its image")
     same = len(mask.counts) == len(original.counts) and not any(mask.views)
     return mask.counts, original.views if same else mask.views
 

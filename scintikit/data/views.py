@@ -23,9 +23,10 @@ def mirror_posterior(pictures: torch.Tensor) -> torch.Tensor:
 def body_frame(x: torch.Tensor, views: Sequence[str]) -> torch.Tensor:
     """Return `x` `(..., views, H, W)`, as displayed, so that its views agree about the patient's sides; and back again.
 
-    The columns of POST are flipped, as by `mirror_posterior`. Any other view stays as it is displayed.
+    Beside other views the columns of POST are flipped, as by `mirror_posterior`. Every other view, and one alone,
+    stays as it is displayed.
     """
-    if "POST" not in views:
+    if "POST" not in views or len(views) == 1:
         return x
     frames = zip(x.unbind(-3), views, strict=True)
     return torch.stack([frame.flip(-1) if view == "POST" else frame for frame, view in frames], dim=-3)

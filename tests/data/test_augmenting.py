@@ -16,7 +16,15 @@ from scintikit.errors import ConfigError, DatasetError, ImageWriteError
 STILL = {"flip": 0.0, "rotate_deg": 0.0, "shift": 0.0, "scale": 0.0}
 
 
-def make(folder: Path, counts: Any, suffix: str = ".dcm", prompt: str = "", mask: Any = None, **options: Any) -> Path:
+def make(
+    folder: Path,
+    counts: Any,
+    suffix: str = ".dcm",
+    prompt: str = "",
+    mask: Any = None,
+    mask_views: Any = None,
+    **options: Any,
+) -> Path:
     """Write a dataset of one acquired training scintigram and one for validation."""
     writer = DatasetWriter(folder, name="own", description="own", labels=["a", "b"], licence="none", recipe={})
     settings: dict[str, Any] = {"spacing_mm": (2.0, 2.0), "views": ("ANT",), "synthetic": False} | options
@@ -26,7 +34,7 @@ def make(folder: Path, counts: Any, suffix: str = ".dcm", prompt: str = "", mask
         write_scintigram(folder / item["image"], np.asarray(counts), uid_seed=name, **settings)
         if mask is not None:
             item["mask"] = f"masks/{name}.nii.gz"
-            views = settings["views"][: len(mask)]
+            views = mask_views or settings["views"]
             write_scintigram(folder / item["mask"], np.asarray(mask), uid_seed=name, **settings | {"views": views})
         items.append(item | ({"prompt": prompt} if prompt else {}) | {"origin": {"kind": "acquired"}})
     writer.finish(training=items[:1], validation=items[1:])
@@ -261,13 +269,15 @@ def test_wrong_settings_are_refused_before_anything_is_written(
 
 def test_scintigrams_that_cannot_be_copied_are_named(gland: np.ndarray, tmp_path: Path) -> None:
     def refused(words: str, counts: Any, suffix: str = ".nii.gz", **options: Any) -> None:
-        dataset = make(tmp_path / words[:5] / "O", counts, suffix, **options)
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
         with pytest.raises(DatasetError, match=words):
-            augment(dataset, tmp_path / words[:5] / "CA", progress=False)
+            augment(make(folder / "O", counts, suffix, **options), folder / "CA", progress=False)
 
     refused(r"A_1.nii.gz holds fractions up to 0.8\d*; copies are whole counts", gland / 500)
     refused("A_1.nii.gz holds no counts", gland * 0)
-    refused(r"A_1.nii.gz is \(2, 64, 48\), its image \(3, 64, 48\)", [*gland] * 3, mask=[*gland] * 2, views=("",) * 3)
+    three = {"counts": [*gland] * 3, "views": ("ANT", "POST", "LAO")}
+    refused(r"is \(2, 64, 48\), its image \(3, 64, 48\)", mask=[*gland] * 2, mask_views=("ANT", "POST"), **three)
+    refused("A_1.nii.gz is of the posterior view alone", mask=gland, mask_views=("POST",), **three)
 
 
 def test_unknown_spacing_says_what_to_do(gland: np.ndarray, tmp_path: Path) -> None:

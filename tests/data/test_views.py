@@ -66,6 +66,7 @@ def test_frame_of_the_body_flips_posterior_views_wherever_they_stand() -> None:
     assert torch.equal(body_frame(turned, ("POST", "ANT", "LAO")), views)
     assert torch.equal(body_frame(views[:2], ("ANT", "POST")), mirror_posterior(views[:2]))
     assert torch.equal(body_frame(views, ("ANT", "LAO", "")), views)
+    assert torch.equal(body_frame(views[:1], ("POST",)), views[:1])
 
 
 def test_mirrored_patient_shows_a_left_view_from_the_right() -> None:
