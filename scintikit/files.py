@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+
+#: The mask can only be read by setting it, and two threads that do so at once would leave it at 0.
+_reading_umask = threading.Lock()
 
 
 def home() -> Path:
@@ -43,6 +47,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
+    with _reading_umask:
+        current = os.umask(0)
+        os.umask(current)
     return current

@@ -18,6 +18,7 @@ VERBS = {
     "run": "run a bundle: tools run thyroid_cls training --max_epochs 3",
     "simulate": "make a dataset of simulated scintigrams",
     "index": "make a dataset from a folder of DICOM files and a table of labels",
+    "augment": "make a dataset of flipped, rotated, shifted and scaled copies",
     "compose": "merge datasets",
     "fidelity": "measure how close synthetic scintigrams come to real ones",
     "audit": "find synthetic scintigrams that are copies of training images",

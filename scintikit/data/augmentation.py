@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,59 @@ def mix_seed(*numbers: int) -> int:
     for number in numbers:
         mixed = (mixed * 1_000_003 + number + 1) % 2**63
     return mixed
+
+
+@dataclass(frozen=True)
+class Movements:
+    """How each of a batch of images is to be changed; tensors `(B,)`.
+
+    Attributes
+    ----------
+    angle
+        Rotation in radians.
+    shift
+        `(B, 2)`, along columns and rows as a share of the image's sides.
+    size
+        New size relative to the old one.
+    mirrored
+        Whether left and right change places, bool.
+    brightness
+        Factor of the intensity, which `move` leaves alone.
+    """
+
+    angle: torch.Tensor
+    shift: torch.Tensor
+    size: torch.Tensor
+    mirrored: torch.Tensor
+    brightness: torch.Tensor
+
+    def move(self, images: torch.Tensor, *, labels: bool = False, pixel_aspect: float = 1.0) -> torch.Tensor:
+        """Return the images `(B, C, H, W)` moved; what comes in from outside is 0.
+
+        Parameters
+        ----------
+        images
+            Floating point.
+        labels
+            The images hold labels: take the nearest pixel's, for there is nothing between two of them.
+        pixel_aspect
+            Height of a pixel divided by its width, in mm.
+        """
+        mirror = torch.where(self.mirrored, -1.0, 1.0)
+        size = 1 / self.size
+        cosine, sine = size * self.angle.cos(), size * self.angle.sin()
+        # grid_sample's coordinates run from -1 to 1 on both axes, so a rotation of a non-square image needs its aspect.
+        aspect = images.shape[-2] / images.shape[-1] * pixel_aspect
+        theta = torch.stack(
+            [
+                torch.stack([mirror * cosine, -sine * aspect, 2 * self.shift[:, 0]], 1),
+                torch.stack([mirror * sine / aspect, cosine, 2 * self.shift[:, 1]], 1),
+            ],
+            dim=1,
+        ).to(images)
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        mode = "nearest" if labels else "bilinear"
+        return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
 class BatchAugmentation:
@@ -61,25 +115,20 @@ class BatchAugmentation:
 
         With `maps` `(B, M, H, W)`, such as masks, return both: the maps move along, and keep their values.
         """
-        count, channels = images.shape[:2]
-        images = images if maps is None else torch.cat([images, maps], dim=1)
+        channels = images.shape[1]
+        movements = self.draw(len(images))
+        moved = movements.move(images if maps is None else torch.cat([images, maps], dim=1))
+        images = moved[:, :channels] * movements.brightness.to(images)[:, None, None, None]
+        return images if maps is None else (images, moved[:, channels:])
+
+    def draw(self, count: int) -> Movements:
+        """Return the next random movements of `count` images."""
         # One draw, six columns: rotation, shift x, shift y, scale, flip, brightness, each uniform in [-1, 1].
         draw = torch.rand(count, 6, generator=self.generator) * 2 - 1
-        angle = draw[:, 0] * math.radians(self.rotate_deg)
-        size = 1 / (1 + draw[:, 3] * self.scale)
-        mirror = torch.where((draw[:, 4] + 1) / 2 < self.flip, -1.0, 1.0)
-        aspect = images.shape[-2] / images.shape[-1]
-        # grid_sample's coordinates run from -1 to 1 on both axes, so a rotation of a non-square image needs its aspect.
-        theta = torch.stack(
-            [
-                torch.stack(
-                    [mirror * size * angle.cos(), -size * angle.sin() * aspect, draw[:, 1] * 2 * self.shift], 1
-                ),
-                torch.stack([mirror * size * angle.sin() / aspect, size * angle.cos(), draw[:, 2] * 2 * self.shift], 1),
-            ],
-            dim=1,
-        ).to(images)
-        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-        moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        images = moved[:, :channels] * (1 + draw[:, 5] * self.brightness).to(images)[:, None, None, None]
-        return images if maps is None else (images, moved[:, channels:])
+        return Movements(
+            angle=draw[:, 0] * math.radians(self.rotate_deg),
+            shift=draw[:, 1:3] * self.shift,
+            size=1 + draw[:, 3] * self.scale,
+            mirrored=(draw[:, 4] + 1) / 2 < self.flip,
+            brightness=1 + draw[:, 5] * self.brightness,
+        )

@@ -1,7 +1,8 @@
-"""Anterior and posterior view of the same patient."""
+"""Views of the same patient, and what becomes of them when the patient is mirrored."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,9 +23,24 @@ def mirror_posterior(pictures: torch.Tensor) -> torch.Tensor:
 def body_frame(x: torch.Tensor, views: Sequence[str]) -> torch.Tensor:
     """Return `x` `(..., views, H, W)`, as displayed, so that its views agree about the patient's sides; and back again.
 
-    Views ANT and POST do after `mirror_posterior`. Any other set of views stays as it is displayed.
+    Beside other views the columns of POST are flipped, as by `mirror_posterior`. Every other view, and one alone,
+    stays as it is displayed.
     """
-    return mirror_posterior(x) if tuple(views) == ("ANT", "POST") else x
+    if "POST" not in views or len(views) == 1:
+        return x
+    frames = zip(x.unbind(-3), views, strict=True)
+    return torch.stack([frame.flip(-1) if view == "POST" else frame for frame, view in frames], dim=-3)
+
+
+def mirrored_view(view: str) -> str:
+    """Return the view that a picture of it, mirrored left to right, shows of the mirrored patient: LAO becomes RAO."""
+    return {"L": "R", "R": "L"}.get(view[:1], view[:1]) + view[1:]
+
+
+def mirrored_prompt(prompt: str) -> str:
+    """Return what an English prompt says of the picture mirrored left to right."""
+    other = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
+    return re.sub(r"\b([Ll]eft|[Rr]ight)\b", lambda match: other[match[0]], prompt)
 
 
 class TwoViewAugmentation(BatchAugmentation):

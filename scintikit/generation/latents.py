@@ -17,10 +17,11 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from scintikit.data.contract import Item
+from scintikit.data.views import mirrored_prompt
 from scintikit.engines.calibration import file_sha256
 from scintikit.files import write_atomic
 from scintikit.generation.diffusion import Autoencoder
-from scintikit.generation.text import Tokenizer, mirrored
+from scintikit.generation.text import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class LatentDataset(Dataset):
     def tokens(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens `(N, L)` of all prompts, and of the mirrored pictures'."""
         prompts = [item.get("prompt", "") for item in self.data]
-        return self.tokenizer(prompts), self.tokenizer([mirrored(prompt) for prompt in prompts])
+        return self.tokenizer(prompts), self.tokenizer([mirrored_prompt(prompt) for prompt in prompts])
 
     @cached_property
     def encoded(self) -> dict[str, Any]:

@@ -221,9 +221,3 @@ class SubwordTokenizer:
         # The last token kept is the one that ends a prompt.
         cut = self.tokenizer.decode(numbers[self.length - 1 :], skip_special_tokens=True)
         return [f"its last {len(numbers) - self.length} of {len(numbers)} tokens do not fit, {cut!r}"]
-
-
-def mirrored(prompt: str) -> str:
-    """Return what a prompt says of the picture mirrored left to right."""
-    other = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
-    return re.sub(r"\b([Ll]eft|[Rr]ight)\b", lambda match: other[match[0]], prompt)

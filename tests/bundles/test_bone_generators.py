@@ -14,7 +14,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from scintikit.bundles import enter
-from scintikit.data import body_frame, load_dataset, mirror_posterior
+from scintikit.data import body_frame, compose, load_dataset, mirror_posterior
 from scintikit.dicom import read_scintigram
 from scintikit.errors import ConfigError, ScintikitError
 from scintikit.generation import stabilise, unstabilise
@@ -112,6 +112,19 @@ def test_every_set_of_labels_becomes_whole_body_scans(
     # Each label was drawn from its own patients: nothing else would make the counts those of the label's scans.
     levels = {tuple(item["label"]): item["origin"]["settings"]["count_level"] for item in items}
     assert len(set(levels.values())) == 4
+
+
+def test_generated_scans_train_the_classifier_beside_the_original_ones(
+    generate: Callable[..., Path], tiny_bone_dataset: str, tmp_path: Path
+) -> None:
+    """Even those of networks that have learned nothing, whatever stands on its head."""
+    merged = compose([tiny_bone_dataset, generate(tmp_path / "D")], tmp_path / "merged")
+    folders = {"dataset_dir": str(merged), "ckpt_dir": str(tmp_path / "model"), "log_dir": str(tmp_path / "runs")}
+    small = {"image_size": [128, 32], "spacing_mm": 18.4}
+    run("spect_bone_cls", "training", max_epochs=1, batch_size=8, **folders, **small)
+    calibration = torch.load(tmp_path / "model" / "calibration.pt", weights_only=True)
+    assert (tmp_path / "model" / "model.pt").is_file()
+    assert calibration["settings"]["class_names"] == ["metastasis", "arthritis"]
 
 
 def test_stopped_generation_goes_on_to_the_same_bytes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scintikit.data import TwoViewAugmentation, mirror_posterior
+from scintikit.data import TwoViewAugmentation, body_frame, mirror_posterior, mirrored_prompt, mirrored_view
 
 
 def augmentation(**changes: float) -> TwoViewAugmentation:
@@ -57,3 +57,24 @@ def test_maps_move_along_and_keep_their_values(patients: torch.Tensor) -> None:
     brightest = moved.amax((2, 3), keepdim=True)
     torch.testing.assert_close(along[:, 1], moved / brightest, atol=1e-4, rtol=1e-4)
     assert (brightest - 1).abs().max() > 0.05
+
+
+def test_frame_of_the_body_flips_posterior_views_wherever_they_stand() -> None:
+    views = torch.rand(3, 8, 6)
+    turned = body_frame(views, ("POST", "ANT", "LAO"))
+    assert torch.equal(turned, torch.stack([views[0].flip(-1), views[1], views[2]]))
+    assert torch.equal(body_frame(turned, ("POST", "ANT", "LAO")), views)
+    assert torch.equal(body_frame(views[:2], ("ANT", "POST")), mirror_posterior(views[:2]))
+    assert torch.equal(body_frame(views, ("ANT", "LAO", "")), views)
+    assert torch.equal(body_frame(views[:1], ("POST",)), views[:1])
+
+
+def test_mirrored_patient_shows_a_left_view_from_the_right() -> None:
+    views = ["ANT", "POST", "LLAT", "RLAT", "LAO", "RPO", ""]
+    assert list(map(mirrored_view, views)) == ["ANT", "POST", "RLAT", "LLAT", "RAO", "LPO", ""]
+
+
+def test_mirrored_prompt_exchanges_the_sides_only() -> None:
+    text = "hot nodule of the left lobe, right lobe larger, Left, alright"
+    assert mirrored_prompt(text) == "hot nodule of the right lobe, left lobe larger, Right, alright"
+    assert mirrored_prompt(mirrored_prompt(text)) == text

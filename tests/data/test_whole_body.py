@@ -51,6 +51,17 @@ def test_simulated_scans_pass_and_upside_down_ones_do_not(scans):
             refused(item(alone.flip(1), spacing, name), "head is at the bottom")
 
 
+def test_synthetic_scans_are_not_looked_at_but_their_views_count(scans):
+    counts, spacing = scans[0]
+    origins = {kind: {"origin": {"kind": kind}} for kind in ("gan", "augmented", "acquired", "simulated")}
+    for kind in ("gan", "augmented"):
+        assert check(item(counts.flip(1), spacing) | origins[kind])["warning"] == ""
+        assert check(item(counts * 0, 1.0, "ANT") | origins[kind])["warning"].startswith("only the anterior view")
+        refused(item(counts, spacing, stored="ANT,POST,LAO") | origins[kind], "3 views")
+    for kind in ("acquired", "simulated"):
+        refused(item(counts.flip(1), spacing) | origins[kind], "head is at the bottom")
+
+
 def test_mirrored_scans_pass(scans):
     """Left and right cannot be told apart, so nothing is made of them."""
     assert check(item(scans[0][0].flip(2), scans[0][1]))["warning"] == ""

@@ -11,7 +11,7 @@ import torch
 
 from scintikit.errors import ConfigError, DatasetError
 from scintikit.generation import WordTokenizer, count_words
-from scintikit.generation.text import PAD, START, UNKNOWN, mirrored, words
+from scintikit.generation.text import PAD, START, UNKNOWN, words
 from scintikit.phantoms import draw_patient, findings, prompt
 
 PROMPTS = ["Anterior scan, hot nodule", "anterior scan, cold nodule", "scan"]
@@ -88,9 +88,3 @@ def test_vocabulary_of_a_model_is_read_on_first_use() -> None:
     tokenizer(["scan"])
     assert statistics.reads == 1
     assert WordTokenizer(SimpleNamespace(vocabulary=["scan"]))(["scan"])[0, 1] == 3
-
-
-def test_mirrored_prompt_exchanges_the_sides_only() -> None:
-    text = "hot nodule of the left lobe, right lobe larger, Left, alright"
-    assert mirrored(text) == "hot nodule of the right lobe, left lobe larger, Right, alright"
-    assert mirrored(mirrored(text)) == text
