@@ -93,8 +93,9 @@ def augment(
     """
     amount = _amount(per_class, copies)
     geometries = _geometries(geometry or {})
-    for name, value, least in (("seed", seed, 0), *(() if workers is None else (("workers", workers, 1),))):
-        _check_whole(name, value, least)
+    _check_whole("seed", seed, 0)
+    if workers is not None:
+        _check_whole("workers", workers, 1)
     original = load_dataset(dataset)
     sources = _sources(original)
     plan = _plan(sources, amount, seed)
