@@ -87,7 +87,7 @@ def compare(outputs: Mapping[str, Sequence[Path]], dataset: str, bases: Sequence
             first = table if first.empty else first
             if not table["id"].equals(first["id"]):
                 raise ScintikitError(f"{name} seed {seed} has predictions of other items; delete its folder")
-            runs[name][seed] = table[[f"p_{name}" for name in names]].to_numpy()
+            runs[name][seed] = table[[f"p_{label}" for label in names]].to_numpy()
             metrics = json.loads((folder / "metrics.json").read_text())
             if "thresholds" in metrics:
                 thresholds[name][seed] = [metrics["thresholds"][disease] for disease in names]
@@ -95,7 +95,7 @@ def compare(outputs: Mapping[str, Sequence[Path]], dataset: str, bases: Sequence
         raise ScintikitError(f"the predictions are not those of the test split of {dataset}")
     several = any(thresholds.values())
     sets = first["label"].str.split(SEPARATOR, regex=False)
-    truth = np.array([[name in present for name in names] for present in sets])
+    truth = np.array([[label in present for label in names] for present in sets])
     patients = first["id"].map(patient_of).to_numpy()
     result = compare_scenarios(
         runs,

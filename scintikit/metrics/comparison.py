@@ -322,7 +322,8 @@ def _about(base: str, others: Mapping[str, Any], metric: str) -> str:
         f"{name} {_interval(of['difference'], sign='+')}, corrected p {of['p_holm']:.2g}"
         for name, of in survivors.items()
     )
-    share = f"{len(survivors)} of {len(tested)} differences in {metric} survive Holm's correction"
+    verb = "survives" if len(survivors) == 1 else "survive"
+    share = f"{len(survivors)} of {len(tested)} differences in {metric} {verb} Holm's correction"
     return f"Against {base} {share}: {told}.{untested}"
 
 

@@ -86,6 +86,15 @@ def test_a_known_difference_is_found_and_its_interval_covers_it(seeds):
     assert covered > 90
 
 
+def test_nothing_is_counted_twice():
+    generator, weights, variances = np.random.default_rng(9), resamples(), []
+    for _ in range(300):
+        difference = paired_differences(study(generator, weights, 2, 3, 0.1), 0, N)[1]
+        variances.append(difference.resampled.var() + difference.error**2)
+    patients, seeds, both = 2 / N, 2 * 0.1**2 / 3, 2 / (3 * N)
+    assert np.mean(variances) == pytest.approx(patients + seeds + both, rel=0.1)
+
+
 def test_patients_and_seeds_are_paired():
     generator, weights = np.random.default_rng(4), resamples()
     of_patient = 3 * generator.normal(size=(1, 1, N)) + generator.normal(size=(1, 3, 1))
@@ -119,7 +128,7 @@ def test_interval_and_effect_of_one_seed_are_those_of_patients():
 
 
 def test_scenarios_lend_each_other_their_variance_but_none_gets_less_than_its_own():
-    scores = np.random.default_rng(7).normal(size=(60, 3))
+    scores = np.random.default_rng(1).normal(size=(60, 3))
     variances, degrees = seed_variances(scores)
     rest = scores - scores.mean(axis=0)
     own = rest.var(axis=1, ddof=1) * 60 / 59
@@ -127,8 +136,8 @@ def test_scenarios_lend_each_other_their_variance_but_none_gets_less_than_its_ow
     assert variances.min() > 5 * own.min()
     assert degrees > 10
     wild = seed_variances(scores * np.where(np.arange(60) % 2, 100, 1)[:, None])
-    assert wild[1] < 10
-    assert np.median(wild[0][1::2]) > 50 * np.median(wild[0][::2])
+    assert wild[1] < 4
+    assert np.median(wild[0][1::2]) > 25 * np.median(wild[0][::2])
 
 
 def test_holm_agrees_with_the_definition():
@@ -158,18 +167,17 @@ def test_a_study_is_complete_and_its_means_are_those_of_the_seeds():
     assert found["p_wilcoxon_holm"] < 0.05
     assert not result["comparisons"]["O"]["O+CA"]["macro_f1"]["survives"]
     assert result["sentences"][0].startswith("O+FM has the highest macro F1 of 3 scenarios: 0.")
-    assert "Against O 1 of 2 differences in macro F1 survive Holm's correction: O+FM +0." in result["sentences"][1]
+    assert "Against O 1 of 2 differences in macro F1 survives Holm's correction: O+FM +0." in result["sentences"][1]
 
 
 def test_equal_scenarios_are_tied():
     runs, labels = trained({"O": 1.0, "other": 1.0})
     result = compared({"O": runs["O"], "same": runs["O"], "other": runs["other"]}, labels)
     same = result["comparisons"]["O"]["same"]["macro_f1"]
-    assert same["difference"] == {
-        "value": 0,
-        "low": pytest.approx(0, abs=1e-6),
-        "high": pytest.approx(0, abs=1e-6),
-    } or (same["difference"]["low"] < 0 < same["difference"]["high"])
+    difference = same["difference"]
+    assert difference["value"] == 0
+    # What these seeds did alike is borrowed from the third scenario: others might not.
+    assert difference["low"] == pytest.approx(-difference["high"])
     assert same["p"] == same["p_wilcoxon"] == 1
     assert same["effect"] is None
     assert "none of 2 differences in macro F1 survives" in result["sentences"][1]
@@ -221,12 +229,15 @@ def test_resamples_without_a_class_are_left_out_and_counted():
 
 
 def test_patients_are_resampled_whole_and_within_their_centre():
-    runs, labels = trained({"O": 1.0, "FM": 1.5})
-    width = {}
-    for name, patients, centres in (("items", np.arange(N), CENTRES), ("patients", np.arange(N) // 15, CENTRES[:1])):
-        result = compare_scenarios(runs, labels, patients, np.resize(centres, N), NAMES, bootstrap=200)
-        width[name] = result["scenarios"]["O"]["scores"]["accuracy"]
-    assert width["items"] != width["patients"]
+    _, labels = trained({"O": 1.0})
+    of_patient = np.arange(N) // 15
+    right = {"O": {0: np.eye(3)[np.where(of_patient % 2, labels, (labels + 1) % 3)]}}
+    width = []
+    for patients in (np.arange(N), of_patient):
+        result = compare_scenarios(right, labels, patients, np.repeat("F", N), NAMES, bootstrap=200)
+        accuracy = result["scenarios"]["O"]["scores"]["accuracy"]
+        width.append(accuracy["high"] - accuracy["low"])
+    assert width[1] > 2 * width[0]  # six patients, not ninety
     # Accuracy that is all of one centre and none of the other has no spread if centres keep their sizes.
     sure = np.eye(3)[np.where(CENTRES == "F", labels, (labels + 1) % 3)]
     right = compared({"O": {0: sure}}, labels)["scenarios"]["O"]["scores"]["accuracy"]
