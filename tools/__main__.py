@@ -23,6 +23,7 @@ VERBS = {
     "fidelity": "measure how close synthetic scintigrams come to real ones",
     "audit": "find synthetic scintigrams that are copies of training images",
     "gallery": "draw scintigrams of several datasets side by side",
+    "study": "train on many sets of original and synthetic scintigrams, and tell which differences are real",
     "demo": "simulate, train, evaluate, predict and generate in one go",
 }
 

@@ -26,8 +26,9 @@ def compose(
     per_class : int, optional
         At most so many synthetic items of each class from each dataset.
     """
-    options = {"synthetic_only": synthetic_only, "per_class": per_class}
-    dataset = load_dataset(merge([str(source) for source in sources], str(output), link=not copy, **options))
+    names = [str(source) for source in sources]
+    folder = merge(names, str(output), link=not copy, synthetic_only=synthetic_only, per_class=per_class)
+    dataset = load_dataset(folder)
     for split, items in dataset.splits.items():
         kinds = Counter(item["origin"]["kind"] for item in items)
         print(f"{split:<12}{len(items):>8,}   {', '.join(f'{count:,} {kind}' for kind, count in kinds.items())}")

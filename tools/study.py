@@ -81,7 +81,7 @@ def study(
 
 def run_plan(plan: Plan, root: Path, executor: Executor) -> dict[str, str]:
     """Prepare and train everything, then test; return what failed and why."""
-    failed = {}
+    failed: dict[str, str] = {}
     try:
         # No look at the external centres before the last training has ended.
         for works in (plan.preparing, plan.testing):
