@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from scintikit.errors import ConfigError, ScintikitError
@@ -70,13 +69,20 @@ def study(
     write_plan([*plan.preparing, *plan.testing], root)
     executor = LocalExecutor(workers) if address is None else RayExecutor(address, workers)
     failed = run_plan(plan, root, executor)
-    results = collect(plan, root, failed, command=f"python -m tools study {' '.join(sys.argv[2:])}")
+    results = collect(plan, root, failed, command=_command(file, profile))
     print(f"\n{results.sentences}\n\nreport: {results.report}")
     if failed:
         raise ScintikitError(
             f"{len(failed)} pieces of work failed or could not be begun, see the report or `study status`; "
             "The same command tries them again"
         )
+
+
+def _command(file: str, profile: str | None) -> str:
+    """Return what makes this study, without where it was made: that is nobody's business."""
+    path = Path(file)
+    name = path.name if path.is_absolute() else path.as_posix()
+    return f"python -m tools study {name}{f' --profile {profile}' if profile else ''} --output S"
 
 
 def run_plan(plan: Plan, root: Path, executor: Executor) -> dict[str, str]:

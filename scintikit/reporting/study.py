@@ -107,7 +107,7 @@ def _figures(results: Mapping[str, Any], order: Sequence[str]) -> dict[str, Pict
     used = {
         source: entry
         for source, entry in results["generators"].items()
-        if source in scenarios or f"{base}+{source}" in scenarios
+        if (source in scenarios or f"{base}+{source}" in scenarios) and entry["fid"] is not None
     }
     if base is not None and used:
         drawn["fidelity"] = Picture(

@@ -332,7 +332,7 @@ def centre_forest(
     """
     columns = min(PANELS_IN_ROW, len(centres))
     rows = -(-len(centres) // columns)
-    figure = Figure(figsize=(WIDE, rows * (0.85 + 0.2 * len(scenarios)) + 0.4), layout="constrained")
+    figure = Figure(figsize=(WIDE, rows * (0.85 + 0.22 * max(4, len(scenarios))) + 0.6), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     bases = list(bases)
     for axes, (centre, count) in zip(panels.ravel(), centres.items(), strict=False):

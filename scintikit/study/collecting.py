@@ -159,6 +159,7 @@ def _study(plan: Plan, dataset: Dataset, command: str, root: Path) -> dict[str, 
         },
         "dataset": {"name": dataset.name, "sha256": dataset.sha256},
         "command": command,
+        "file_sha256": study.sha256,
         # Of all pieces together, whenever and wherever they were done.
         "minutes": round(sum(done["seconds"] for done in seconds if done is not None) / 60, 1),
     }

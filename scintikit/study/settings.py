@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class Study:
     ----------
     name, profile
         For people.
+    sha256
+        Of the file.
     dataset
         A folder, or options of `tools simulate`.
     classifier
@@ -55,6 +58,7 @@ class Study:
 
     name: str
     profile: str | None
+    sha256: str
     dataset: str | dict[str, Any]
     classifier: dict[str, Any]
     generators: dict[str, dict[str, Any]]
@@ -105,6 +109,7 @@ def load_study(path: str | Path, profile: str | None = None) -> Study:
     return Study(
         name=content["name"],
         profile=profile,
+        sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         dataset=content["dataset"],
         classifier={"options": {}, **content["classifier"]},
         generators=generators,

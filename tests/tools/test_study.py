@@ -1,0 +1,72 @@
+"""`tools study` as it is used: the smallest study of thyroid_cls, killed once on its way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from scintikit.study import WorkFolder
+from tools.run import BUNDLES
+
+COMMAND = [sys.executable, "-m", "tools", "study"]
+
+
+def begin(output: Path) -> subprocess.Popen[str]:
+    file = str(BUNDLES / "thyroid_cls" / "study.yaml")
+    return subprocess.Popen(
+        [*COMMAND, file, "--profile", "smoke", "--output", str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_study_that_was_killed_goes_on_to_its_report(tmp_path: Path) -> None:
+    root = tmp_path / "study"
+    process = begin(root)
+    while not list(root.glob("train-*/models/last.pt")):  # in the middle of a training
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    status = subprocess.run([*COMMAND, "status", str(root)], capture_output=True, text=True, check=True).stdout
+    assert "0 failed" in status
+    assert not list(root.glob("test-*/done.json"))
+
+    process = begin(root)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output[-3000:]
+    assert "macro F1 of 3 scenarios" in output
+    results = json.loads((root / "results.json").read_text())
+    assert set(results["scenarios"]) == {"O", "O+CA", "O+FM"}
+    original = results["scenarios"]["O"]["training"]["original"]
+    assert results["scenarios"]["O+FM"]["training"] == {"original": original, "fm": 32}
+    assert results["failed"] == []
+    assert str(tmp_path) not in json.dumps(results)
+    page = (root / "report" / "report.html").read_text()
+    assert "O+FM" in page
+    assert "data:image/png;base64," in page
+
+    _check_against_uninterrupted(root, tmp_path / "again")
+
+
+def _check_against_uninterrupted(root: Path, again: Path) -> None:
+    """Do the training that was killed once more, from its own `work.json` and without a break: the same predictions."""
+    training = min(root.glob("train-*"), key=lambda folder: (folder / "work.json").stat().st_ctime_ns)
+    test = next(f for f in root.glob("test-*") if training.name in (f / "work.json").read_text())
+    for name, folder in (("training", training), ("test", test)):
+        text = (folder / "work.json").read_text()
+        (again / name).mkdir(parents=True)
+        text = text.replace(str(training), str(again / "training")).replace(str(test), str(again / "test"))
+        (again / name / "work.json").write_text(text)
+        WorkFolder(again / name).execute(1)
+    before, after = (pd.read_csv(folder / "test" / "predictions.csv") for folder in (test, again / "test"))
+    pd.testing.assert_frame_equal(before, after)
