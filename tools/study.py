@@ -68,13 +68,16 @@ def study(
     plan = make_plan(load_study(file, profile))
     write_plan([*plan.preparing, *plan.testing], root)
     executor = LocalExecutor(workers) if address is None else RayExecutor(address, workers)
-    failed = run_plan(plan, root, executor)
+    try:
+        failed = run_plan(plan, root, executor)
+    except KeyboardInterrupt:
+        raise ScintikitError("stopped; the same command goes on") from None
     results = collect(plan, root, failed, command=_command(file, profile))
     print(f"\n{results.sentences}\n\nreport: {results.report}")
     if failed:
         raise ScintikitError(
             f"{len(failed)} pieces of work failed or could not be begun, see the report or `study status`; "
-            "The same command tries them again"
+            "the same command tries them again"
         )
 
 

@@ -110,7 +110,8 @@ def compare_scenarios(
         raise MetricError(f"The primary metric is {primary!r}; expected one of {', '.join(averaged)}.")
     study = _Study(test, runs, thresholds or {}, bootstrap, seed)
     scenarios = {name: study.scenario(name, averaged) for name in runs}
-    comparisons = {base: study.comparisons(base, averaged) for base in bases if base in runs}
+    others = len(runs) > 1
+    comparisons = {base: study.comparisons(base, averaged) for base in bases if base in runs and others}
     per_class = (*diseases.RATES, *diseases.CURVES) if test.several else classification.METRICS
     return {
         "metrics": {"averaged": list(averaged), "per_class": list(per_class), "primary": primary},

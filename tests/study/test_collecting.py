@@ -1,0 +1,75 @@
+"""From finished tests to results, where not everything went well."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from scintikit.data import Dataset, item_id, load_dataset
+from scintikit.errors import ScintikitError
+from scintikit.metrics.diseases import set_name
+from scintikit.study import Plan, collect, load_study, make_plan
+
+
+@pytest.fixture
+def plan(tiny_bone_dataset: str, tmp_path: Path) -> Plan:
+    study = {
+        "name": "bone",
+        "dataset": tiny_bone_dataset,
+        "classifier": {"bundle": "spect_bone_cls"},
+        "sources": {},
+        "scenarios": ["O"],
+        "primary_metric": "macro_auc",
+        **{"epochs": 2, "steps": 3, "seeds": 3, "per_class": 1},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    return make_plan(load_study(tmp_path / "study.yaml"))
+
+
+def finish(folder: Path, dataset: Dataset, seed: int) -> None:
+    """Write what a test leaves, in another order than the test split's."""
+    items = dataset.splits["test"][::-1]
+    names = list(dataset.labels.values())
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"id": [item_id(item) for item in items]})
+    table["label"] = [set_name(item["label"], names) for item in items]
+    for number, name in enumerate(names):
+        truth = np.array([item["label"][number] for item in items])
+        table[f"p_{name}"] = np.clip(0.3 + 0.4 * truth + rng.normal(0, 0.05, len(items)), 0, 1)
+    (folder / "test").mkdir(parents=True)
+    table.to_csv(folder / "test/predictions.csv", index=False)
+    (folder / "test/metrics.json").write_text(json.dumps({"thresholds": dict.fromkeys(names, 0.5)}))
+    (folder / "done.json").write_text('{"seconds": 1.0}')
+
+
+def test_several_diseases_and_a_missing_seed(plan: Plan, tiny_bone_dataset: str, tmp_path: Path) -> None:
+    dataset = load_dataset(tiny_bone_dataset)
+    for seed in (0, 2):
+        finish(tmp_path / plan.tests["O"][seed].folder, dataset, seed)
+    found = collect(plan, tmp_path, {"train O, seed 1": "error: out of memory"}, "python -m tools study")
+    scenario = found.results["scenarios"]["O"]
+    assert scenario["scores"]["macro_auc"]["value"] == 1.0
+    assert scenario["scores"]["exact_match"]["value"] == 1.0
+    assert scenario["per_seed"]["macro_auc"] == [1.0, 1.0]
+    assert found.results["statistics"]["seeds"] == [0, 2]
+    assert found.results["failed"] == [{"work": "train O, seed 1", "error": "error: out of memory"}]
+    assert found.results["study"]["several_diseases"]
+    assert json.loads((tmp_path / "results.json").read_text()) == found.results
+    assert "out of memory" in found.report.read_text()
+
+
+def test_predictions_of_other_items_are_refused(plan: Plan, tiny_bone_dataset: str, tmp_path: Path) -> None:
+    dataset = load_dataset(tiny_bone_dataset)
+    finish(tmp_path / plan.tests["O"][0].folder, dataset, 0)
+    path = tmp_path / plan.tests["O"][0].folder / "test/predictions.csv"
+    pd.read_csv(path).iloc[1:].to_csv(path, index=False)
+    with pytest.raises(ScintikitError, match="predictions of other items"):
+        collect(plan, tmp_path, {}, "")
+
+
+def test_nothing_tested_is_an_error(plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(ScintikitError, match="no classifier was tested"):
+        collect(plan, tmp_path, {"train O, seed 0": "x"}, "")
