@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def collect(plan: Plan, root: Path, failed: Mapping[str, str], command: str) -> 
         primary=plan.study.primary_metric,
     )
     for name, scores in compared["scenarios"].items():
-        scores["training"] = _counts(load_dataset(_path(plan.sets[name], root)))
+        scores["training"] = _counts([load_dataset(_path(place, root)) for place in plan.sets[name]])
     results = {
         "study": _study(plan, dataset, command, root),
         **compared,
@@ -133,10 +133,13 @@ def _thresholds(done: Mapping[str, Mapping[int, Path]], dataset: Dataset) -> dic
     return {name: {seed: read(folder) for seed, folder in of.items()} for name, of in done.items()}
 
 
-def _counts(dataset: Dataset) -> dict[str, int]:
-    """Return how many training items there are of each origin; all that nothing made are "original"."""
-    kinds = (item["origin"]["kind"] for item in dataset.splits["training"])
-    return dict(Counter(kind if kind in SYNTHETIC_KINDS else "original" for kind in kinds))
+def _counts(stages: Sequence[Dataset]) -> dict[str, int]:
+    """Return how many training items of each origin all stages together have; what nothing made is "original"."""
+    most: Counter[str] = Counter()
+    for dataset in stages:
+        kinds = (item["origin"]["kind"] for item in dataset.splits["training"])
+        most |= Counter(kind if kind in SYNTHETIC_KINDS else "original" for kind in kinds)
+    return dict(most)
 
 
 def _study(plan: Plan, dataset: Dataset, command: str, root: Path) -> dict[str, Any]:

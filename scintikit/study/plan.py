@@ -40,7 +40,7 @@ class Plan:
     original
         The dataset.
     sets
-        Training set of each scenario's last stage, by the scenario's name.
+        Training sets of each scenario's stages, by the scenario's name.
     trainings, tests
         By the scenario's name, one for each seed.
     fidelity, audits
@@ -51,7 +51,7 @@ class Plan:
 
     study: Study
     original: Given | Made
-    sets: dict[str, Given | Made] = field(default_factory=dict)
+    sets: dict[str, list[Given | Made]] = field(default_factory=dict)
     trainings: dict[str, list[Work]] = field(default_factory=dict)
     tests: dict[str, list[Work]] = field(default_factory=dict)
     fidelity: dict[str, Work] = field(default_factory=dict)
@@ -88,7 +88,7 @@ def make_plan(study: Study) -> Plan:
             plan.trainings.setdefault(scenario.name, []).append(planner.training(scenario, seed))
             plan.tests.setdefault(scenario.name, []).append(planner.test(scenario, seed))
     for scenario in study.scenarios:
-        plan.sets[scenario.name] = planner.training_set(scenario.stages[-1])
+        plan.sets[scenario.name] = [planner.training_set(stage) for stage in scenario.stages]
     drawn = [name for name in study.sources if name in planner.wanted]
     for name in drawn:
         if "generator" not in study.sources[name]:

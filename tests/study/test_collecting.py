@@ -1,6 +1,7 @@
 """From finished tests to results, where not everything went well."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from scintikit.data import Dataset, item_id, load_dataset
 from scintikit.errors import ScintikitError
 from scintikit.metrics.diseases import set_name
 from scintikit.study import Plan, collect, load_study, make_plan
+from scintikit.study.collecting import _counts
 
 
 @pytest.fixture
@@ -59,6 +61,16 @@ def test_several_diseases_and_a_missing_seed(plan: Plan, tiny_bone_dataset: str,
     assert found.results["study"]["several_diseases"]
     assert json.loads((tmp_path / "results.json").read_text()) == found.results
     assert "out of memory" in found.report.read_text()
+
+
+def test_all_stages_count_as_training(tiny_dataset: str) -> None:
+    original = load_dataset(tiny_dataset)
+    training = original.splits["training"]
+    drawn = [item | {"origin": {"kind": "fm"}} for item in training[:3]]
+    synthetic = replace(original, splits=original.splits | {"training": drawn})
+    both = replace(original, splits=original.splits | {"training": [*training, *drawn[:2]]})
+    assert _counts([synthetic, original]) == {"fm": 3, "original": len(training)}
+    assert _counts([synthetic, both]) == {"fm": 3, "original": len(training)}
 
 
 def test_predictions_of_other_items_are_refused(plan: Plan, tiny_bone_dataset: str, tmp_path: Path) -> None:
