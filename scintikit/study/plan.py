@@ -283,7 +283,7 @@ class _Planner:
         datasets = {ORIGINAL: self.original} | {name: self.source(name) for name in names}
         columns = tuple(replace(dataset, prefix=f"{name}=") for name, dataset in datasets.items())
         arguments = ("gallery", *columns, "--bundle", self.bundle, "--output", Made(path=SAMPLES))
-        code = (*_DATA, "tools/gallery.py", "tools/pictures.py", *self._pictures())
+        code = (*_DATA, "scintikit/metrics/features.py", "tools/gallery.py", "tools/pictures.py", *self._pictures())
         return self._once("samples", "page", Command(arguments, code))
 
     def _extractor(self) -> tuple[str, ...]:

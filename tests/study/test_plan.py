@@ -132,6 +132,12 @@ def test_own_datasets_and_trained_generators_count_by_their_content(
         load_study(write(dataset=tiny_dataset, generators={"fm": {**generators["fm"], "trained": str(moved)}}))
     )
     assert plan.tests["O+FM"][0].key != other.tests["O+FM"][0].key
+    (moved / "autoencoder").mkdir()
+    (moved / "autoencoder/model.pt").write_bytes(b"further weights")
+    further = make_plan(
+        load_study(write(dataset=tiny_dataset, generators={"fm": {**generators["fm"], "trained": str(moved)}}))
+    )
+    assert further.tests["O+FM"][0].key != other.tests["O+FM"][0].key
 
 
 def test_shards_fill_one_folder(write: Any) -> None:
