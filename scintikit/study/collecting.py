@@ -67,17 +67,17 @@ def collect(plan: Plan, root: Path, failed: Mapping[str, str], command: str) -> 
     ScintikitError
         If nothing was tested, the dataset was changed, or predictions are not those of the test split.
     """
-    dataset = load_dataset(_path(plan.original, root))
-    if isinstance(plan.original, Given) and dataset.sha256 != plan.original.sha256:
-        raise ScintikitError(f"{dataset.root} was changed while the study went on; start it again, or put it back")
-    test = {item_id(item): item for item in dataset.splits["test"]}
     done = {
         name: {seed: root / work.folder for seed, work in enumerate(works) if _is_done(work, root)}
         for name, works in plan.tests.items()
     }
-    tables = {name: {seed: _predictions(path, test) for seed, path in of.items()} for name, of in done.items()}
-    if not any(tables.values()):
+    if not any(done.values()):
         raise ScintikitError(f"no classifier was tested; `tools study status {root}` says what failed")
+    dataset = load_dataset(_path(plan.original, root))
+    if isinstance(plan.original, Given) and dataset.sha256 != plan.original.sha256:
+        raise ScintikitError(f"{dataset.root} was changed while the study went on; start it again, or put it back")
+    test = {item_id(item): item for item in dataset.splits["test"]}
+    tables = {name: {seed: _predictions(path, test) for seed, path in of.items()} for name, of in done.items()}
     columns = [f"p_{name}" for name in dataset.labels.values()]
     compared = compare_scenarios(
         {name: {seed: t[columns].to_numpy() for seed, t in of.items()} for name, of in tables.items()},

@@ -13,7 +13,7 @@ from counting import failing
 from scintikit.data import Dataset, augment, item_id, load_dataset
 from scintikit.errors import ScintikitError
 from scintikit.metrics.diseases import set_name
-from scintikit.study import Given, Plan, collect, load_study, make_plan
+from scintikit.study import Given, Made, Plan, collect, load_study, make_plan
 
 
 @pytest.fixture
@@ -97,5 +97,6 @@ def test_a_scenario_without_any_run_is_named(plan: Plan, tiny_bone_dataset: str,
 
 
 def test_nothing_tested_is_an_error(plan: Plan, tmp_path: Path) -> None:
+    plan.original = Made(failing("simulate"), "data")  # not even the dataset was made
     with pytest.raises(ScintikitError, match="no classifier was tested"):
         collect(plan, tmp_path, {"train O, seed 0": "x"}, "")
