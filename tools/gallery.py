@@ -12,6 +12,7 @@ from fire.decorators import SetParseFns
 
 from scintikit.data import BatchAugmentation, Dataset, Item, load_datalist, load_dataset
 from scintikit.data.contract import SYNTHETIC_KINDS
+from scintikit.data.splits import classes_of
 from scintikit.errors import ConfigError, DatasetError
 from scintikit.reporting.figures import sample_grid, save_figure
 from tools.pictures import classifier, load_pictures
@@ -89,7 +90,7 @@ def _choose(dataset: Dataset | None, classes: int, per_class: int, rng: np.rando
     items = load_datalist(dataset.root, "training")
     chosen: list[Item] = []
     for label in range(classes):
-        found = [item for item in items if item["label"] == label]
+        found = [item for item in items if label in classes_of(item)]
         if len(found) < per_class:
             raise DatasetError(
                 f"{dataset.root} has {len(found)} training items of {list(dataset.labels.values())[label]!r}; "

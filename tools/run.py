@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fire.decorators import SetParseFns
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scintikit.bundles import enter
 from scintikit.errors import ConfigError, did_you_mean, find_cause
@@ -63,7 +63,7 @@ def run(bundle: str, task: str, overlay: str | tuple[str, ...] = (), **overrides
     files, run_id = find_configs(root, task, overlays)
     kind = "train" if files[0].stem == "train" else "infer"
     workflow = ConfigWorkflow(config_file=[str(file) for file in files], run_id=run_id, workflow_type=kind)
-    check_overrides(workflow, overrides)
+    check_overrides(workflow.parser, overrides)
     workflow.parser.update(pairs=as_lists(workflow, overrides))
     try:
         workflow.initialize()
@@ -78,6 +78,16 @@ def run(bundle: str, task: str, overlay: str | tuple[str, ...] = (), **overrides
             f"config item {failing_id(error)!r} of {', '.join(file.name for file in files)} failed: "
             f"{type(root_cause).__name__}: {root_cause}"
         ) from error
+
+
+def check_run(bundle: str, task: str, overlays: tuple[str, ...], overrides: dict[str, Any]) -> None:
+    """Raise `ConfigError` as `run` would for an unknown bundle, task, overlay or option, and run nothing."""
+    root = find_bundle(bundle)
+    files, _ = find_configs(root, task, overlays)
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    parser.read_meta(str(root / "configs" / "metadata.json"))
+    check_overrides(parser, overrides)
 
 
 def find_bundle(name: str) -> Path:
@@ -145,19 +155,19 @@ def _is_task(config: dict[str, Any], key: str) -> bool:
     )
 
 
-def check_overrides(workflow: ConfigWorkflow, overrides: dict[str, Any]) -> None:
+def check_overrides(parser: ConfigParser, overrides: dict[str, Any]) -> None:
     """Raise `ConfigError` for an option that no config item has, with the nearest name, or for a value of another type.
 
     Only what the config states as a plain number is checked for its type; an expression may become anything.
     """
-    config = workflow.parser.get()
+    config = parser.get()
     for key, value in overrides.items():
-        if key not in workflow.parser:
+        if key not in parser:
             raise ConfigError(
                 f"unknown option --{key}{did_you_mean(key, config)}; known are {', '.join(options(config))}, and every "
                 "other item of the config by its id, such as --validate#dataloader#batch_size"
             )
-        default = workflow.parser[key]
+        default = parser[key]
         if value is True and not isinstance(default, bool):
             example = "" if default is None else f", such as --{key} {default}"
             raise ConfigError(f"--{key} needs a value{example}")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
-from scintikit.errors import ConfigError, ScintikitError
+from fire.parser import DefaultParseValue
+
+from scintikit.errors import ConfigError, ScintikitError, did_you_mean
 from scintikit.study import (
     Executor,
+    Given,
     LocalExecutor,
+    Made,
+    Outcome,
     Plan,
     Progress,
     RayExecutor,
+    Work,
     collect,
     load_study,
     make_plan,
@@ -18,6 +26,9 @@ from scintikit.study import (
     run_all,
     write_plan,
 )
+from scintikit.study.work import in_order
+from tools.augment import augment
+from tools.run import check_run
 
 STATUS = "status"
 
@@ -66,13 +77,19 @@ def study(
         raise ConfigError("expected: tools study FILE --output S, or: tools study status S")
     root = Path(output).expanduser().resolve()
     plan = make_plan(load_study(file, profile))
-    write_plan([*plan.preparing, *plan.testing], root)
-    executor = LocalExecutor(workers) if address is None else RayExecutor(address, workers)
+    check_commands([*plan.preparing, *plan.testing])
     try:
+        write_plan([*plan.preparing, *plan.testing], root)
+        executor = LocalExecutor(workers) if address is None else RayExecutor(address, workers)
         failed = run_plan(plan, root, executor)
+        results = collect(plan, root, failed, command=_command(file, profile))
     except KeyboardInterrupt:
         raise ScintikitError("stopped; the same command goes on") from None
-    results = collect(plan, root, failed, command=_command(file, profile))
+    except OSError as error:
+        raise ScintikitError(
+            f"{root} cannot be used as folder of the study: {error}; make room or name another one. The same command "
+            "goes on"
+        ) from error
     print(f"\n{results.sentences}\n\nreport: {results.report}")
     if failed:
         raise ScintikitError(
@@ -88,19 +105,52 @@ def _command(file: str, profile: str | None) -> str:
     return f"python -m tools study {name}{f' --profile {profile}' if profile else ''} --output S"
 
 
+def check_commands(works: Sequence[Work]) -> None:
+    """Find misspelt tasks, overlays and options before the first piece is begun, not hours later.
+
+    Raises
+    ------
+    ConfigError
+        Names the piece of work.
+    """
+    for work in in_order(works):
+        for command in work.commands:
+            verb, *arguments = command.arguments
+            try:
+                if verb == "run":
+                    _check_run(["PATH" if isinstance(a, (Given, Made)) else str(a) for a in arguments])
+                elif verb == "augment":
+                    _check_augment([a[2:] for a in arguments if isinstance(a, str) and a.startswith("--")])
+            except ConfigError as error:
+                raise ConfigError(f"{work.kind} {work.name}: {error}") from error
+
+
+def _check_run(words: Sequence[str]) -> None:
+    bundle, task, *rest = words
+    pairs = [(name.removeprefix("--"), value) for name, value in zip(rest[::2], rest[1::2], strict=True)]
+    overlays = tuple(value for name, value in pairs if name == "overlay")
+    check_run(bundle, task, overlays, {name: DefaultParseValue(value) for name, value in pairs if name != "overlay"})
+
+
+def _check_augment(names: Sequence[str]) -> None:
+    known = inspect.signature(augment).parameters
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"unknown option {name}{did_you_mean(name, known)}; known are {', '.join(known)}")
+
+
 def run_plan(plan: Plan, root: Path, executor: Executor) -> dict[str, str]:
     """Prepare and train everything, then test; return what failed and why."""
-    failed: dict[str, str] = {}
+    outcomes: list[Outcome] = []
     try:
         # No look at the external centres before the last training has ended.
         for works in (plan.preparing, plan.testing):
-            progress = Progress(works)
-            outcomes = run_all(works, root, executor, progress)
+            progress = Progress(len({work.key for work in in_order(works)} - {o.work.key for o in outcomes}))
+            outcomes += run_all(works, root, executor, progress, before=outcomes)
             progress.close()
-            failed |= {f"{o.work.kind} {o.work.name}": o.error for o in outcomes if o.error is not None}
     finally:
         executor.close()
-    return failed
+    return {f"{o.work.kind} {o.work.name}": o.error for o in outcomes if o.error is not None}
 
 
 def show_status(root: Path) -> None:

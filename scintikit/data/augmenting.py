@@ -248,9 +248,9 @@ def _sources(dataset: Dataset) -> list[Item]:
 
 
 def _plan(sources: Sequence[Item], amount: Mapping[str, int], seed: int) -> list[Copy]:
-    """Return the copies in the order of their sources."""
+    """Return the copies, those of each source's first turn before the second: any first part is of many sources."""
     if "copies" in amount:
-        return [Copy(place, number) for place in range(len(sources)) for number in range(amount["copies"])]
+        return [Copy(place, number) for number in range(amount["copies"]) for place in range(len(sources))]
     places: dict[str, list[int]] = {}
     for place, item in enumerate(sources):
         places.setdefault(str(item["label"]), []).append(place)
@@ -258,7 +258,7 @@ def _plan(sources: Sequence[Item], amount: Mapping[str, int], seed: int) -> list
     for found in places.values():
         turns = np.random.default_rng(seed).permutation(found).tolist()
         plan += [Copy(turns[k % len(turns)], k // len(turns)) for k in range(amount["per_class"])]
-    return sorted(plan)
+    return plan
 
 
 def _read(item: Item) -> Scintigram:

@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 class SeedEpoch:
     """Reseed an augmentation when an epoch starts, from (seed, epoch, rank) alone.
 
-    A training that is killed and resumed then draws the same random numbers as one that was never stopped.
+    A training that is killed and resumed then draws the same random numbers as one that was never stopped. With an
+    epoch length other than the loader's, each epoch begins a new round of the data for the same reason: Ignite would
+    go on where the last one ended.
 
     Parameters
     ----------
@@ -48,6 +50,8 @@ class SeedEpoch:
         """Reseed."""
         if self.augmentation is not None:
             self.augmentation.reseed(self.seed, 0 if self.fixed else engine.state.epoch, engine.state.rank)
+        if engine.state.epoch_length != len(engine.state.dataloader):
+            engine.set_data(engine.state.dataloader)
 
 
 class WeightAverage(EMAHandler):

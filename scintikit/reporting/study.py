@@ -15,14 +15,14 @@ from scintikit.reporting.figures import metric_name
 from scintikit.reporting.report import Picture, Table, save_pictures, write_report
 from scintikit.reporting.scores import interval_range, interval_text
 from scintikit.reporting.study_figures import group_of
-from scintikit.reporting.study_methods import counted, listed, methods_text
+from scintikit.reporting.study_methods import centres_of, counted, listed, methods_text
 
 NOTICE = "Research use only; not a medical device."
 DOSE = re.compile(r"(?P<name>.+)\((?P<dose>\d+)\)")
 #: Pictures that were made elsewhere, and their captions.
 PICTURES = {
     "samples": "Samples of the training images of each source.",
-    "gradcam": "Where the classifier looked on images of external centres (Grad-CAM).",
+    "gradcam": "Where the classifier looked on images of the test (Grad-CAM).",
 }
 
 
@@ -94,7 +94,7 @@ def _order(results: Mapping[str, Any]) -> list[str]:
 def _figures(results: Mapping[str, Any], order: Sequence[str]) -> dict[str, Picture]:
     scenarios = {name: results["scenarios"][name] for name in order}
     primary, comparisons = results["metrics"]["primary"], results["comparisons"]
-    drawn = {"forest": _forest(scenarios, primary, comparisons)}
+    drawn = {"forest": _forest(scenarios, primary, comparisons, centres_of(results["study"]))}
     for number, (base, comparison) in enumerate(comparisons.items()):
         averaged = results["metrics"]["averaged"]
         drawn[f"significance_{number}"] = Picture(
@@ -131,11 +131,11 @@ def _figures(results: Mapping[str, Any], order: Sequence[str]) -> dict[str, Pict
 
 
 def _forest(
-    scenarios: Mapping[str, Mapping[str, Any]], metric: str, comparisons: Mapping[str, Mapping[str, Any]]
+    scenarios: Mapping[str, Mapping[str, Any]], metric: str, comparisons: Mapping[str, Any], centres: str
 ) -> Picture:
     best, score = next((name, scenario["scores"][metric]) for name, scenario in scenarios.items())
     return Picture(
-        f"The {metric_name(metric)} on the external centres, best first: mean over the seeds with its 95 % interval. "
+        f"The {metric_name(metric)} on patients of {centres}s, best first: mean over the seeds with its 95 % interval. "
         + (f"Lines: {listed(list(comparisons))}; band: interval of {next(iter(comparisons))}. " if comparisons else "")
         + "*: a difference that survives Holm's correction.",
         study_figures.scenario_forest(scenarios, metric, comparisons),
@@ -198,7 +198,8 @@ def _centres(results: Mapping[str, Any], scenarios: Mapping[str, Mapping[str, An
     centres, primary = results["study"]["test"]["centres"], results["metrics"]["primary"]
     if not any(primary in scores for scenario in scenarios.values() for scores in scenario["per_centre"].values()):
         return {}
-    caption = f"The {metric_name(primary)} in each external centre, in the order of all centres together."
+    where = centres_of(results["study"])
+    caption = f"The {metric_name(primary)} in each {where}, in the order of all centres together."
     figure = study_figures.centre_forest(scenarios, primary, centres, results["comparisons"])
     return {"centres": Picture(caption, figure, f"Forest plots. {caption}", True)}
 
@@ -241,7 +242,7 @@ def _subtitle(study: Mapping[str, Any]) -> str:
         f"{study['classifier']} trained on {study['dataset']['name']}, profile {study['profile']}",
         counted(len(study["seeds"]), "seed"),
         f"tested on {counted(test['items'], 'image')} of {counted(test['patients'], 'patient')} from "
-        f"{counted(len(test['centres']), 'external centre')}",
+        f"{counted(len(test['centres']), centres_of(study))}",
     ]
     return " · ".join(parts)
 

@@ -24,6 +24,11 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def centres_of(study: Mapping[str, Any]) -> str:
+    """Return "external centre", or "centre" if the test's centres have other patients in training."""
+    return "external centre" if study["test"]["external"] else "centre"
+
+
 def _training(results: Mapping[str, Any]) -> str:
     study, test = results["study"], results["study"]["test"]
     sets = [f"{name} ({_made_of(entry['training'])})" for name, entry in results["scenarios"].items()]
@@ -40,8 +45,9 @@ def _training(results: Mapping[str, Any]) -> str:
         "optimiser steps, whatever the size of its training set.",
         "Models were selected on the validation split alone; it held no synthetic images and was the same for all.",
         f"Each trained model was then tested once, on {counted(test['items'], 'image')} of "
-        f"{counted(test['patients'], 'patient')} from external centres, {centres}, which had no part in training, "
-        "selection or generation.",
+        f"{counted(test['patients'], 'patient')} from {centres_of(study)}s, {centres}; these "
+        f"{'centres' if test['external'] else 'patients'} had no part in training, selection or generation"
+        f"{'.' if test['external'] else ', but other patients of their centres had.'}",
     ]
     return " ".join(sentences)
 
@@ -75,8 +81,9 @@ def _statistics(results: Mapping[str, Any]) -> str:
         ]
     if results["generators"]:
         sentences.append(
-            "Synthetic images were compared with real ones by FID and KID; the floor is one half of the real images "
-            "against the other."
+            "Each generator was trained once, so nothing here tells how the scores would vary with other trainings of "
+            "it. Synthetic images were compared with real ones by FID and KID; the floor is one half of the real "
+            "images against the other."
         )
     return " ".join(sentences)
 

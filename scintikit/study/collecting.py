@@ -20,7 +20,7 @@ from scintikit.files import write_json
 from scintikit.metrics.comparison import compare_scenarios
 from scintikit.reporting.study import write_study_report
 from scintikit.study.plan import SAMPLES, Plan
-from scintikit.study.work import Given, Made, Work, WorkFolder
+from scintikit.study.work import Given, Made, Work, WorkFolder, in_order
 
 RESULTS = "results.json"
 REPORT = "report"
@@ -65,17 +65,19 @@ def collect(plan: Plan, root: Path, failed: Mapping[str, str], command: str) -> 
     Raises
     ------
     ScintikitError
-        If nothing was tested, or predictions are not those of the test split.
+        If nothing was tested, the dataset was changed, or predictions are not those of the test split.
     """
-    dataset = load_dataset(_path(plan.original, root))
-    test = {item_id(item): item for item in dataset.splits["test"]}
     done = {
         name: {seed: root / work.folder for seed, work in enumerate(works) if _is_done(work, root)}
         for name, works in plan.tests.items()
     }
-    tables = {name: {seed: _predictions(path, test) for seed, path in of.items()} for name, of in done.items()}
-    if not any(tables.values()):
+    if not any(done.values()):
         raise ScintikitError(f"no classifier was tested; `tools study status {root}` says what failed")
+    dataset = load_dataset(_path(plan.original, root))
+    if isinstance(plan.original, Given) and dataset.sha256 != plan.original.sha256:
+        raise ScintikitError(f"{dataset.root} was changed while the study went on; start it again, or put it back")
+    test = {item_id(item): item for item in dataset.splits["test"]}
+    tables = {name: {seed: _predictions(path, test) for seed, path in of.items()} for name, of in done.items()}
     columns = [f"p_{name}" for name in dataset.labels.values()]
     compared = compare_scenarios(
         {name: {seed: t[columns].to_numpy() for seed, t in of.items()} for name, of in tables.items()},
@@ -89,6 +91,9 @@ def collect(plan: Plan, root: Path, failed: Mapping[str, str], command: str) -> 
     )
     for name, scores in compared["scenarios"].items():
         scores["training"] = _counts([load_dataset(_path(place, root)) for place in plan.sets[name]])
+    compared["sentences"] += [
+        f"{name} was not tested with any seed: see what failed." for name, of_seed in tables.items() if not of_seed
+    ]
     results = {
         "study": _study(plan, dataset, command, root),
         **compared,
@@ -113,7 +118,7 @@ def _is_done(work: Work, root: Path) -> bool:
 
 def _predictions(folder: Path, test: Mapping[str, Any]) -> pd.DataFrame:
     """Return the predictions of one run in the order of the test split."""
-    table = pd.read_csv(folder / "test" / "predictions.csv", dtype={"id": str}).set_index("id")
+    table = pd.read_csv(folder / "test" / "predictions.csv", dtype={"id": str}, na_filter=False).set_index("id")
     if set(table.index) != set(test):
         raise ScintikitError(f"{folder} has predictions of other items than the test split; delete it and start again")
     return table.loc[list(test)]
@@ -134,17 +139,18 @@ def _thresholds(done: Mapping[str, Mapping[int, Path]], dataset: Dataset) -> dic
 
 
 def _counts(stages: Sequence[Dataset]) -> dict[str, int]:
-    """Return how many training items of each origin all stages together have; what nothing made is "original"."""
-    most: Counter[str] = Counter()
-    for dataset in stages:
-        kinds = (item["origin"]["kind"] for item in dataset.splits["training"])
-        most |= Counter(kind if kind in SYNTHETIC_KINDS else "original" for kind in kinds)
-    return dict(most)
+    """Return how many items of each origin a classifier has seen in training; all that nothing made are "original"."""
+    kinds = {item_id(item): item["origin"]["kind"] for stage in stages for item in stage.splits["training"]}
+    return dict(Counter(kind if kind in SYNTHETIC_KINDS else "original" for kind in kinds.values()))
+
+
+def _centres(dataset: Dataset, *splits: str) -> set[str]:
+    return {item["centre"] for split in splits for item in dataset.splits[split]}
 
 
 def _study(plan: Plan, dataset: Dataset, command: str, root: Path) -> dict[str, Any]:
     study, test = plan.study, dataset.splits["test"]
-    seconds = [WorkFolder(root / work.folder).done for work in (*plan.preparing, *plan.testing)]
+    seconds = [WorkFolder(root / work.folder).done for work in in_order([*plan.preparing, *plan.testing])]
     return {
         "name": study.name,
         "profile": study.profile,
@@ -158,6 +164,7 @@ def _study(plan: Plan, dataset: Dataset, command: str, root: Path) -> dict[str, 
             "items": len(test),
             "patients": len({item["patient"] for item in test}),
             "centres": dict(Counter(item["centre"] for item in test)),
+            "external": not _centres(dataset, "test") & _centres(dataset, "training", "validation"),
             "sha256": dataset.sha256,
         },
         "dataset": {"name": dataset.name, "sha256": dataset.sha256},

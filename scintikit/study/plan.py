@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from scintikit.data import load_dataset
-from scintikit.errors import ConfigError
+from scintikit.data import Dataset, load_dataset
+from scintikit.data.contract import SYNTHETIC_KINDS
+from scintikit.data.splits import classes_of
+from scintikit.engines.calibration import file_sha256
+from scintikit.errors import ConfigError, DatasetError, did_you_mean
 from scintikit.study.scenarios import ORIGINAL, Scenario, Term
 from scintikit.study.settings import Study
-from scintikit.study.work import Argument, Command, Given, Made, Work, code_sha256
+from scintikit.study.work import ROOT, Argument, Command, Given, Made, Work, code_sha256
 
 DATA = "data"
 MODELS = "models"
 SAMPLES = "samples.png"
+WEIGHTS = (".pt", ".safetensors", ".ts")
 
 # What of the checkout decides the results of a kind of work.
 _DATA = ("scintikit/data", "scintikit/dicom")
 _PHANTOMS = ("scintikit/phantoms", *_DATA)
-_TRAINING = (*_DATA, "scintikit/engines", "scintikit/metrics/conformal.py", "scintikit/metrics/ood.py")
-_TESTING = (*_TRAINING, "scintikit/metrics/calibration.py", "scintikit/metrics/diseases.py")
-_GENERATING = (*_DATA, "scintikit/engines", "scintikit/generation")
-_MEASURING = (*_DATA, "scintikit/metrics/features.py", "scintikit/metrics/fidelity.py", "scintikit/metrics/spectrum.py")
-_AUDITING = (*_DATA, "scintikit/metrics/features.py", "scintikit/metrics/memorisation.py")
+_TRAINING = (
+    *(*_DATA, "scintikit/engines"),
+    # conformal sets and thresholds
+    *("scintikit/metrics/conformal.py", "scintikit/metrics/ood.py", "scintikit/metrics/diseases.py"),
+)
+_TESTING = (*_TRAINING, "scintikit/metrics/calibration.py", "scintikit/reporting/predictions.py")
+_FEATURES = ("scintikit/metrics/features.py", "scintikit/metrics/fidelity.py", "scintikit/metrics/spectrum.py")
+_GENERATING = (*_DATA, "scintikit/engines", "scintikit/generation", *_FEATURES)
+_MEASURING = (*_DATA, *_FEATURES, "scintikit/metrics/intervals.py", "tools/fidelity.py", "tools/pictures.py")
+_AUDITING = (*_MEASURING, "scintikit/metrics/memorisation.py", "tools/audit.py")
 
 
 @dataclass
@@ -79,8 +87,9 @@ def make_plan(study: Study) -> Plan:
     DatasetError
         If the dataset breaks the contract.
     ConfigError
-        If a trained model is missing.
+        If a bundle or a trained model is missing.
     """
+    _check_bundles(study)
     planner = _Planner(study)
     plan = Plan(study, planner.original)
     for seed in range(study.seeds):  # all scenarios with the first seed, then the next
@@ -109,6 +118,8 @@ class _Planner:
         self.study = study
         self.made: dict[Any, Work] = {}
         self.given: dict[str, Given] = {}
+        #: What the classifier is told of the classes: those of an own dataset may be others than the bundle's.
+        self.classes: dict[str, Any] = {}
         self.original = self._original()
         self.bundle: str = study.classifier["bundle"]
         terms = [term for scenario in study.scenarios for term in scenario.terms if term.source != ORIGINAL]
@@ -120,7 +131,10 @@ class _Planner:
     def _original(self) -> Given | Made:
         dataset = self.study.dataset
         if isinstance(dataset, str):
-            return Given(str(Path(dataset).expanduser().resolve()), load_dataset(dataset).sha256)
+            own = load_dataset(dataset)
+            _check_original(own)
+            self.classes = {"class_names": list(own.labels.values())}
+            return Given(str(Path(dataset).expanduser().resolve()), own.sha256)
         arguments: tuple[Argument, ...] = ("simulate", *_options(dataset), "--output", Made(path=DATA))
         name = f"{dataset['profile']}, seed {dataset.get('seed', 0)}"
         return Made(self._once("simulate", name, Command(arguments, (*_PHANTOMS, "tools/simulate.py"))), DATA)
@@ -166,7 +180,7 @@ class _Planner:
         if generator.get("trained"):
             return self._given_model(generator["trained"])
         bundle = generator["bundle"]
-        code = (*_GENERATING, "scintikit/metrics/fidelity.py", f"bundles/{bundle}/configs", f"bundles/{bundle}/scripts")
+        code = (*_GENERATING, f"bundles/{bundle}/configs", f"bundles/{bundle}/scripts")
         commands = []
         for step in generator["training"]:
             options = {**generator.get("options", {}), **step.get("options", {})}
@@ -182,12 +196,12 @@ class _Planner:
     def _given_model(self, path: str) -> Given:
         folder = Path(path).expanduser().resolve()
         if str(folder) not in self.given:
-            weights = sorted(folder.glob("*.pt"))
-            if not weights:
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
+            if not any(file.suffix in WEIGHTS for file in files):
                 raise ConfigError(f"there is no trained generator in {folder}; train it or leave `trained` out")
             digest = hashlib.sha256()
-            for file in weights:
-                digest.update(hashlib.sha256(file.read_bytes()).digest())
+            for file in files:
+                digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file_sha256(file).encode())
             self.given[str(folder)] = Given(str(folder), digest.hexdigest())
         return self.given[str(folder)]
 
@@ -203,7 +217,7 @@ class _Planner:
         if term.audited:
             copying = Command(("compose", data, "--output", Made(path=DATA)), (*_DATA, "tools/compose.py"))
             arguments = ("audit", self.original, Made(path=DATA), *self._extractor(), "--drop", "True")
-            dropping = Command(arguments, (*_AUDITING, "tools/audit.py"))
+            dropping = Command(arguments, (*_AUDITING, *self._pictures()))
             data = Made(self._once("audited", name, copying, dropping), DATA)
         return data
 
@@ -215,7 +229,7 @@ class _Planner:
             return terms[0]
         originals = [self.original] if alone else []
         arguments = ("compose", *originals, *terms, "--output", Made(path=DATA), *alone)
-        name = "+".join(term.source for term in stage)
+        name = "+".join(map(str, stage))
         return Made(self._once("compose", name, Command(arguments, (*_DATA, "tools/compose.py"))), DATA)
 
     def training(self, scenario: Scenario, seed: int) -> Work:
@@ -228,6 +242,7 @@ class _Planner:
             start = () if number == 0 else ("--load_pretrained", Made(path=f"stage{number - 1}/model.pt"))
             options = {
                 **{"seed": seed, "max_epochs": until - before, "epoch_length": self.study.steps, "patience": 0},
+                **self.classes,
                 **self.study.classifier["options"],
             }
             arguments = (
@@ -242,7 +257,7 @@ class _Planner:
 
     def test(self, scenario: Scenario, seed: int) -> Work:
         """Return the test of a classifier on the external centres."""
-        options = self.study.classifier["options"]
+        options = {**self.classes, **self.study.classifier["options"]}
         arguments = (
             *("run", self.bundle, "evaluating", "--dataset_dir", self.original),
             *("--ckpt_dir", Made(self.training(scenario, seed), MODELS), "--output_dir", Made(path="test")),
@@ -256,26 +271,28 @@ class _Planner:
         """Return the measurement of how close a source comes to the validation split."""
         arguments = ("fidelity", self.original, self.source(name), "--split", "validation", *self._extractor())
         output = ("--output", Made(path="fidelity.json"))
-        code = (*_MEASURING, "tools/fidelity.py", "tools/pictures.py", f"bundles/{self.bundle}/configs")
-        return self._once("fidelity", name, Command((*arguments, *output), code))
+        return self._once("fidelity", name, Command((*arguments, *output), (*_MEASURING, *self._pictures())))
 
     def audit(self, name: str) -> Work:
         """Return the search for copies of training scintigrams."""
         arguments = ("audit", self.original, self.source(name), *self._extractor(), "--output", Made(path="audit.json"))
-        code = (*_AUDITING, "tools/audit.py", "tools/pictures.py", f"bundles/{self.bundle}/configs")
-        return self._once("audit", name, Command(arguments, code))
+        return self._once("audit", name, Command(arguments, (*_AUDITING, *self._pictures())))
 
     def samples(self, names: list[str]) -> Work:
         """Return the page of samples."""
         datasets = {ORIGINAL: self.original} | {name: self.source(name) for name in names}
         columns = tuple(replace(dataset, prefix=f"{name}=") for name, dataset in datasets.items())
         arguments = ("gallery", *columns, "--bundle", self.bundle, "--output", Made(path=SAMPLES))
-        code = (*_DATA, "tools/gallery.py", "tools/pictures.py", f"bundles/{self.bundle}/configs")
+        code = (*_DATA, "scintikit/metrics/features.py", "tools/gallery.py", "tools/pictures.py", *self._pictures())
         return self._once("samples", "page", Command(arguments, code))
 
     def _extractor(self) -> tuple[str, ...]:
         # Features of a random network: the same for every study, and not of a classifier that is compared.
         return ("--extractor", "random", "--bundle", self.bundle)
+
+    def _pictures(self) -> tuple[str, ...]:
+        # `tools.pictures` takes the settings of the bundle's own model, if somebody has trained it.
+        return f"bundles/{self.bundle}/configs", f"bundles/{self.bundle}/models/calibration.pt"
 
     def _classifier_code(self, parts: tuple[str, ...]) -> tuple[str, ...]:
         return (*parts, f"bundles/{self.bundle}/configs", f"bundles/{self.bundle}/scripts")
@@ -287,8 +304,40 @@ def _overlay(*settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _options(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return options as Fire reads them."""
-    words = []
-    for name, value in options.items():
-        words += [f"--{name}", json.dumps(value) if isinstance(value, (list, dict)) else str(value)]
-    return tuple(words)
+    """Return options as Fire reads them, in an order that is not that of the file."""
+    return tuple(word for name, value in sorted(options.items()) for word in (f"--{name}", str(value)))
+
+
+def _check_bundles(study: Study) -> None:
+    known = sorted(path.parent.parent.name for path in (ROOT / "bundles").glob("*/configs/metadata.json"))
+    named = {"classifier": study.classifier} | {f"generator {name}": of for name, of in study.generators.items()}
+    for place, settings in named.items():
+        bundle = settings["bundle"]
+        if bundle not in known:
+            raise ConfigError(
+                f"{place}: there is no bundle {bundle!r}{did_you_mean(bundle, known)}; known are {', '.join(known)}"
+            )
+
+
+def _check_original(dataset: Dataset) -> None:
+    """Make sure that a study of an own dataset means what it says."""
+    for split, why in (("validation", "chooses the epoch"), ("test", "is what scenarios are compared on")):
+        if not dataset.splits[split]:
+            raise DatasetError(
+                f"{dataset.root} has no {split} items; a study needs some, for that split {why}. Make it again with "
+                "`python -m tools index`, which has options for external centres"
+            )
+    for split in ("training", "validation"):
+        shown = {number for item in dataset.splits[split] for number in classes_of(item)}
+        absent = [name for number, name in dataset.labels.items() if number not in shown]
+        if absent:
+            raise DatasetError(
+                f"{dataset.root}: no {split} item shows {', '.join(map(repr, absent))}; every class has to occur in "
+                "training and validation. Add patients, or leave the class out"
+            )
+    made = [item["image"] for item in dataset.splits["training"] if item["origin"]["kind"] in SYNTHETIC_KINDS]
+    if made:
+        raise DatasetError(
+            f"{dataset.root}: {len(made)} training items are synthetic, first {made[0]!r}; give the original dataset, "
+            "the study adds to it itself"
+        )

@@ -7,7 +7,9 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
+from queue import SimpleQueue
 from statistics import median
 from typing import Any, Protocol
 
@@ -49,10 +51,21 @@ class LocalExecutor:
         self.workers = workers or torch.cuda.device_count() or max(1, min(cores, int(_memory_gib() / GIB_EACH)))
         self.threads = max(1, cores // self.workers)
         self.pool = ThreadPoolExecutor(self.workers)
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        self.gpus: SimpleQueue[str | None] = SimpleQueue()
+        for _, name in zip(range(self.workers), cycle(seen.split(",")), strict=False):
+            self.gpus.put(name or None)
 
     def submit(self, folder: Path, gpu: bool) -> Future[Any]:
         """Begin to do the work in a folder."""
-        return self.pool.submit(WorkFolder(folder).execute, self.threads)
+        return self.pool.submit(self._execute, folder)
+
+    def _execute(self, folder: Path) -> None:
+        gpu = self.gpus.get()  # each piece at once has its own
+        try:
+            WorkFolder(folder).execute(self.threads, gpu)
+        finally:
+            self.gpus.put(gpu)
 
     def close(self) -> None:
         """Let go of what is not begun."""
@@ -127,7 +140,11 @@ class Outcome:
 
 
 def run_all(
-    works: Sequence[Work], root: Path, executor: Executor, report: Callable[[Outcome], None] | None = None
+    works: Sequence[Work],
+    root: Path,
+    executor: Executor,
+    report: Callable[[Outcome], None] | None = None,
+    before: Sequence[Outcome] = (),
 ) -> list[Outcome]:
     """Do works and all they need; what fails is told and stops only what depends on it.
 
@@ -141,15 +158,17 @@ def run_all(
         Where they are done.
     report
         Called with each outcome as it comes.
+    before
+        Outcomes of an earlier call; what failed there is not tried again.
 
     Returns
     -------
     list of Outcome
-        One for each piece, in the order in which they ended.
+        One for each piece that was not among those `before`, in the order in which they ended.
     """
-    waiting = {work.key: work for work in in_order(works)}
+    ended = {outcome.work.key: outcome for outcome in before}
+    waiting = {work.key: work for work in in_order(works) if work.key not in ended}
     going: dict[Future[Any], Work] = {}
-    ended: dict[str, Outcome] = {}
 
     def end(outcome: Outcome) -> None:
         ended[outcome.work.key] = outcome
@@ -176,7 +195,7 @@ def run_all(
         for future in wait(going, return_when=FIRST_COMPLETED).done:
             work, error = going.pop(future), future.exception()
             end(Outcome(work, None if error is None else _reason(error)))
-    return list(ended.values())
+    return list(ended.values())[len(before) :]
 
 
 def _reason(error: BaseException) -> str:
@@ -231,8 +250,8 @@ def read_status(root: Path, workers: int = 1) -> dict[str, Any]:
 class Progress:
     """A bar over all pieces of a study that names what fails."""
 
-    def __init__(self, works: Sequence[Work]) -> None:
-        self.bar = tqdm(total=len(in_order(works)), unit="piece", desc="study")
+    def __init__(self, pieces: int) -> None:
+        self.bar = tqdm(total=pieces, unit="piece", desc="study")
 
     def __call__(self, outcome: Outcome) -> None:
         """Count an outcome."""

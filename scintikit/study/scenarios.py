@@ -31,6 +31,11 @@ class Term:
     per_class: int | None = None
     audited: bool = False
 
+    def __str__(self) -> str:
+        """Return the term as it is written."""
+        option = AUDITED if self.audited else self.per_class
+        return self.source if option is None else f"{self.source}({option})"
+
 
 @dataclass(frozen=True)
 class Scenario:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,9 +15,17 @@ import yaml
 from jsonschema.exceptions import best_match
 
 from scintikit.errors import ConfigError, did_you_mean
+from scintikit.metrics.comparison import AVERAGED, AVERAGED_DISEASES
 from scintikit.study.scenarios import ORIGINAL, Scenario, parse
 
 PROFILES = "profiles"
+#: What the study itself decides: equal budgets, paired seeds, and where things are.
+_PLACES = ("dataset_dir", "ckpt_dir", "log_dir", "output_dir", "resume")
+RESERVED = {
+    "classifier": (*_PLACES, "seed", "max_epochs", "epoch_length", "patience", "load_pretrained"),
+    "generator": (*_PLACES, "per_class", "only", "shard", "shards"),
+    "augment": ("output", "per_class", "copies", "workers"),
+}
 
 
 @dataclass(frozen=True)
@@ -89,23 +97,22 @@ def load_study(path: str | Path, profile: str | None = None) -> Study:
     ConfigError
         If the file, the profile, an entry or a scenario is wrong; the message names it.
     """
-    content = _read(Path(path))
-    profiles = content.pop(PROFILES, {})
-    if profile is not None:
-        if profile not in profiles:
-            raise ConfigError(
-                f"{path} has no profile {profile!r}{did_you_mean(profile, profiles)}; known are {', '.join(profiles)}"
-            )
-        content = _merged(content, profiles[profile])
+    content = _with_profile(path, _read(Path(path)), profile)
+    _check_keys(path, content)
     _check_schema(path, content)
     sources, generators = content["sources"], content.get("generators", {})
+    _check_options(path, "classifier", content["classifier"], "classifier")
+    for name, generator in generators.items():
+        _check_generator(path, name, generator)
     for name, source in sources.items():
         _check_source(path, name, source, generators)
-    scenarios = tuple(parse(expression, sources) for expression in content["scenarios"])
-    names = [scenario.name for scenario in scenarios]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ConfigError(f"{path}: scenarios are named twice: {', '.join(sorted(twice))}")
+    scenarios = _scenarios(path, content["scenarios"], sources)
+    for scenario in scenarios:
+        if len(scenario.stages) > content["epochs"]:
+            raise ConfigError(
+                f"{path}: scenario {scenario.name} has {len(scenario.stages)} stages, which share `epochs`, and there "
+                f"are {content['epochs']:g}; give at least as many"
+            )
     return Study(
         name=content["name"],
         profile=profile,
@@ -115,15 +122,69 @@ def load_study(path: str | Path, profile: str | None = None) -> Study:
         generators=generators,
         sources=sources,
         scenarios=scenarios,
-        compare_with=tuple(name for name in content.get("compare_with", [ORIGINAL]) if name in names),
-        primary_metric=content.get("primary_metric", "macro_f1"),
-        per_class=content["per_class"],
-        epochs=content["epochs"],
-        steps=content["steps"],
-        seeds=content["seeds"],
+        compare_with=_bases(path, content, scenarios),
+        primary_metric=_primary_metric(path, content.get("primary_metric", AVERAGED[0])),
+        # To JSON Schema 3.0 is an integer.
+        per_class=int(content["per_class"]),
+        epochs=int(content["epochs"]),
+        steps=int(content["steps"]),
+        seeds=int(content["seeds"]),
         measure=tuple(content.get("measure", ("fidelity", "audit"))),
-        shards=content.get("shards", 1),
+        shards=int(content.get("shards", 1)),
     )
+
+
+def _with_profile(path: str | Path, content: dict[str, Any], profile: str | None) -> dict[str, Any]:
+    """Return the content with what the profile replaces, and without the profiles."""
+    profiles = content.pop(PROFILES, None) or {}
+    if not isinstance(profiles, dict) or not all(isinstance(entry or {}, dict) for entry in profiles.values()):
+        raise ConfigError(f"{path}: {PROFILES}: expected names, each with the entries that it replaces")
+    if profile is None:
+        return content
+    known = {str(name): entry or {} for name, entry in profiles.items()}
+    if str(profile) not in known:
+        raise ConfigError(
+            f"{path} has no profile {profile!r}{did_you_mean(str(profile), known)}; known are "
+            f"{', '.join(known) or 'none'}"
+        )
+    return _merged(content, known[str(profile)])
+
+
+def _scenarios(path: str | Path, expressions: Sequence[str], sources: Mapping[str, Any]) -> tuple[Scenario, ...]:
+    try:
+        scenarios = tuple(parse(expression, sources) for expression in expressions)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    names = [scenario.name for scenario in scenarios]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ConfigError(f"{path}: scenarios are named twice: {', '.join(sorted(twice))}; name each once")
+    return scenarios
+
+
+def _bases(path: str | Path, content: Mapping[str, Any], scenarios: Sequence[Scenario]) -> tuple[str, ...]:
+    """Return the scenarios that others are compared with: O, if nothing else is asked for and it is one of them."""
+    names = [scenario.name for scenario in scenarios]
+    if "compare_with" not in content:
+        return tuple(name for name in names if name == ORIGINAL)
+    bases = [base.name for base in _scenarios(path, content["compare_with"], content["sources"])]
+    missing = [base for base in bases if base not in names]
+    if missing:
+        raise ConfigError(
+            f"{path}: compare_with names {', '.join(missing)}, which is not among the scenarios ({', '.join(names)}); "
+            "add it there, or leave it out"
+        )
+    return tuple(bases)
+
+
+def _primary_metric(path: str | Path, name: str) -> str:
+    known = dict.fromkeys([*AVERAGED, *AVERAGED_DISEASES])
+    if name not in known:
+        raise ConfigError(
+            f"{path}: there is no primary_metric {name!r}{did_you_mean(name, known)}; known are {', '.join(AVERAGED)}, "
+            f"and for several diseases {', '.join(AVERAGED_DISEASES)}"
+        )
+    return name
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -141,12 +202,21 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with what `over` names replaced, entry by entry; an entry that is None in `over` goes away."""
+    """Return `base` with what `over` names replaced, entry by entry."""
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = _merged(result[key], value) if both else value
     return result
+
+
+def _check_keys(path: str | Path, content: Any, place: str = "the file") -> None:
+    """Make sure that all names are text: to YAML `NO`, `on` and `1` are none."""
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            if not isinstance(name, str):
+                raise ConfigError(f"{path}: {place}: the name {name!r} is not text; give another, or quote it")
+            _check_keys(path, value, name)
 
 
 def _check_schema(path: str | Path, content: Any) -> None:
@@ -156,9 +226,33 @@ def _check_schema(path: str | Path, content: Any) -> None:
         raise ConfigError(f"{path}: {'/'.join(map(str, fault.absolute_path)) or 'the file'}: {fault.message}")
 
 
+def _check_options(path: str | Path, place: str, settings: Mapping[str, Any], kind: str) -> None:
+    """Make sure that no option overrules what the study decides."""
+    options = settings.get("augment" if kind == "augment" else "options", {})
+    overruled = [name for name in options if name in RESERVED[kind]]
+    if overruled:
+        raise ConfigError(
+            f"{path}: {place}: {', '.join(overruled)} cannot be an option here, because the study sets it itself; see "
+            "`epochs`, `steps`, `seeds`, `per_class` and `shards` of the file"
+        )
+
+
+def _check_generator(path: str | Path, name: str, generator: Mapping[str, Any]) -> None:
+    if not generator.get("trained") and "training" not in generator:
+        raise ConfigError(
+            f"{path}: generator {name} needs `training`, its tasks (`training: [{{}}]`: the usual one), or `trained`, "
+            "the folder of its model"
+        )
+    for step in (generator, *generator.get("training", ())):
+        _check_options(path, f"generator {name}", step, "generator")
+
+
 def _check_source(path: str | Path, name: str, source: Mapping[str, Any], generators: Mapping[str, Any]) -> None:
     if ("augment" in source) == ("generator" in source):
         raise ConfigError(f"{path}: source {name} needs either `augment` or `generator`")
+    if "augment" in source and len(source) > 1:
+        raise ConfigError(f"{path}: source {name}: give its options under `augment`: {{augment: {{flip: 0}}}}")
+    _check_options(path, f"source {name}", source, "augment" if "augment" in source else "generator")
     generator = source.get("generator")
     if generator is not None and generator not in generators:
         raise ConfigError(

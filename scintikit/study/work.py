@@ -18,6 +18,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from scintikit.environment import versions
 from scintikit.errors import ScintikitError
 from scintikit.files import write_json
 
@@ -51,7 +52,8 @@ class Made:
     prefix
         Goes before the path in the command.
     fillers
-        Further pieces that put files there.
+        Further pieces that put files there; what they put there is decided by the inputs of `work`, however it is
+        divided among them.
     """
 
     work: Work | None = None
@@ -92,8 +94,9 @@ class Command:
 class Work:
     """A piece of work: commands that leave their results in its folder.
 
-    Its key is the hash of everything that decides them: the commands, the code they use, the content of what is given
-    and, by their keys, the pieces it needs. What has the same key is the same work, whatever it is called.
+    Its key is the hash of everything that decides them: the commands, the code they use, the versions of the libraries,
+    the content of what is given and, by their keys, the pieces it needs. What has the same key is the same work,
+    whatever it is called.
 
     Attributes
     ----------
@@ -127,7 +130,7 @@ class Work:
             [command.program, [_symbol(a) for a in command.arguments], [code_sha256(path) for path in command.code]]
             for command in self.commands
         ]
-        content = json.dumps([self.kind, commands, [_symbol(a) for a in self.inputs]])
+        content = json.dumps([self.kind, commands, [_symbol(a) for a in self.inputs], _libraries()])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
@@ -141,19 +144,23 @@ def _symbol(argument: Argument) -> Any:
     if isinstance(argument, Given):
         return ["given", argument.sha256, argument.prefix]
     if isinstance(argument, Made):
-        keys = [work.key for work in argument.fillers]
-        return ["made", argument.work.key if argument.work else None, argument.path, argument.prefix, keys]
+        return ["made", argument.work.key if argument.work else None, argument.path, argument.prefix]
     return argument
 
 
 @lru_cache
+def _libraries() -> dict[str, str]:
+    return {name: version for name, version in versions().items() if name != "scintikit"}  # its code is hashed
+
+
+@lru_cache
 def code_sha256(path: str) -> str:
-    """Return the hash of a source file of the checkout, or of all below a folder."""
+    """Return the hash of a file of the checkout, or of all source files below a folder."""
     whole = ROOT / path
-    files = sorted(whole.rglob("*")) if whole.is_dir() else [whole]
+    files = sorted(file for file in whole.rglob("*") if file.suffix in CODE_SUFFIXES) if whole.is_dir() else [whole]
     digest = hashlib.sha256()
     for file in files:
-        if file.is_file() and file.suffix in CODE_SUFFIXES:
+        if file.is_file():
             # A checkout on Windows may have other line ends.
             digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0")
             digest.update(file.read_bytes().replace(b"\r\n", b"\n") + b"\0")
@@ -211,13 +218,15 @@ class WorkFolder:
         ]
         write_json(self.path / "work.json", {"kind": work.kind, "name": work.name, "commands": commands})
 
-    def execute(self, threads: int | None = None) -> None:
+    def execute(self, threads: int | None = None, gpu: str | None = None) -> None:
         """Do the work, unless that was done; wait if another process is at it.
 
         Parameters
         ----------
         threads
             Of the processor that it may use; None: as many as there are.
+        gpu
+            The one that it may use, as CUDA_VISIBLE_DEVICES names it; None: all that this process sees.
 
         Raises
         ------
@@ -230,18 +239,13 @@ class WorkFolder:
             (self.path / "failed.json").unlink(missing_ok=True)
             start = time.monotonic()
             for command in json.loads((self.path / "work.json").read_text(encoding="utf-8"))["commands"]:
-                self._call(command, lock, threads)
+                self._call(command, lock, _environment(threads, gpu))
             write_json(self.path / "done.json", {"seconds": round(time.monotonic() - start, 1)})
 
-    def _call(self, command: dict[str, Any], lock: int, threads: int | None) -> None:
+    def _call(self, command: dict[str, Any], lock: int, environment: dict[str, str]) -> None:
         arguments = [sys.executable, *command["arguments"]]
         if command["checkpoint"] and (self.path / command["checkpoint"]).exists():
             arguments += command["again"]
-        environment = dict(os.environ)
-        if threads is not None:
-            # PASSIVE: waiting threads must not take the processor from the work beside.
-            environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-            environment |= {"OMP_WAIT_POLICY": "PASSIVE"}
         with self.log.open("ab") as log:
             # The command inherits the lock: if this process is killed, nobody starts the same work beside it.
             result = subprocess.run(
@@ -250,7 +254,8 @@ class WorkFolder:
         if result.returncode in STOPPED:
             raise ScintikitError("stopped")
         if result.returncode:
-            error = f"{self._end_of_log()}\n(exit code {result.returncode}; all of it: {self.log})"
+            killed = "; killed, perhaps because the memory was full" if result.returncode == -signal.SIGKILL else ""
+            error = f"{self._end_of_log()}\n(exit code {result.returncode}{killed}; all of it: {self.log})"
             write_json(self.path / "failed.json", {"error": error})
             raise ScintikitError(error)
 
@@ -268,11 +273,24 @@ class WorkFolder:
         return errors[-1] if errors else "\n".join(line for line in lines if line)
 
 
+def _environment(threads: int | None, gpu: str | None) -> dict[str, str]:
+    environment = dict(os.environ)
+    if threads is not None:
+        # PASSIVE: waiting threads must not take the processor from the work beside.
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        environment |= {"OMP_WAIT_POLICY": "PASSIVE"}
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    return environment
+
+
 def _read(path: Path) -> dict[str, Any] | None:
+    """Return what a file says; None if it is absent or, after a crash of the disk, is not whole."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return None
+    return content if isinstance(content, dict) else None
 
 
 def in_order(works: Sequence[Work]) -> list[Work]:

@@ -96,6 +96,9 @@ def test_sources_take_turns_and_fewer_copies_are_among_more(thyroid: Path, tiny_
         assert max(turns) - min(turns) <= 1
     fewer = augment(tiny_dataset, tmp_path / "few", per_class=5, seed=3, progress=False)
     assert told(fewer) < told(thyroid)
+    # A part that `compose` takes is of all sources, not of the first ones.
+    part = load_dataset(compose([thyroid], tmp_path / "part", per_class=5)).splits["training"]
+    assert {str(item["origin"]) for item in part} == told(fewer)
     assert not told(augment(tiny_dataset, tmp_path / "other", per_class=5, seed=4, progress=False)) & told(thyroid)
 
 

@@ -43,11 +43,14 @@ def _equal(first: object, second: object) -> bool:
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_training_ends_with_the_same_bits(tiny_dataset: str, tmp_path: Path) -> None:
-    whole = _train(tiny_dataset, tmp_path / "whole")
+@pytest.mark.parametrize("steps", [(), ("--epoch_length", "3")], ids=["whole epochs", "shorter epochs"])
+def test_killed_and_resumed_training_ends_with_the_same_bits(
+    steps: tuple[str, ...], tiny_dataset: str, tmp_path: Path
+) -> None:
+    whole = _train(tiny_dataset, tmp_path / "whole", *steps)
     assert whole.wait(300) == 0
 
-    killed = _train(tiny_dataset, tmp_path / "killed")
+    killed = _train(tiny_dataset, tmp_path / "killed", *steps)
     last = tmp_path / "killed" / "last.pt"
     while not last.exists():
         assert killed.poll() is None, "training ended before it could be killed"
@@ -55,7 +58,7 @@ def test_killed_and_resumed_training_ends_with_the_same_bits(tiny_dataset: str, 
     killed.send_signal(signal.SIGKILL)
     killed.wait(60)
     assert torch.load(last, weights_only=True)["epoch"] < 4
-    assert _train(tiny_dataset, tmp_path / "killed", "--resume", "True").wait(300) == 0
+    assert _train(tiny_dataset, tmp_path / "killed", *steps, "--resume", "True").wait(300) == 0
 
     for name in ("last.pt", "model.pt", "calibration.pt"):
         expected, got = (torch.load(tmp_path / run / name, weights_only=True) for run in ("whole", "killed"))

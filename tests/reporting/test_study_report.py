@@ -41,7 +41,10 @@ def study_results(
             "name": "thyroid augmentation", "profile": "paper", "classifier": "thyroid_cls",
             "class_names": list(classes), "several_diseases": False, "simulated": True, "seeds": list(range(seeds)),
             "optimiser_steps": 819, "command": "python -m tools study bundles/thyroid_cls/study.yaml --profile paper",
-            "test": {"items": 399, "patients": 399, "centres": {"F": 170, "H": 102, "I": 127}, "sha256": "ab" * 32},
+            "test": {
+                "items": 399, "patients": 399, "centres": {"F": 170, "H": 102, "I": 127}, "external": True,
+                "sha256": "ab" * 32,
+            },
             "dataset": {"name": "paper", "sha256": "cd" * 32}, "minutes": 754.2, "file_sha256": "ef" * 32,
         },
         "metrics": {"averaged": averaged, "per_class": per_class, "primary": "macro_f1"},
@@ -246,6 +249,14 @@ def test_methods_tell_data_training_tests_and_versions(report: Path) -> None:
         "Holm", "Wilcoxon", "monai 1.5.0", "gpu: A GPU", "12.6 hours", "--profile paper", "train O+SD1 seed 2",
     ):  # fmt: skip
         assert part in methods
+
+
+def test_a_test_of_known_centres_is_not_called_external(tmp_path: Path) -> None:
+    results = study_results(FEW)
+    results["study"]["test"]["external"] = False
+    page = write_study_report(results, tmp_path).read_text()
+    assert "external" not in page
+    assert "but other patients of their centres had" in page
 
 
 def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from counting import failing
 
-from scintikit.data import Dataset, item_id, load_dataset
+from scintikit.data import Dataset, augment, item_id, load_dataset
 from scintikit.errors import ScintikitError
 from scintikit.metrics.diseases import set_name
-from scintikit.study import Plan, collect, load_study, make_plan
-from scintikit.study.collecting import _counts
+from scintikit.study import Given, Made, Plan, collect, load_study, make_plan
 
 
 @pytest.fixture
@@ -59,18 +59,9 @@ def test_several_diseases_and_a_missing_seed(plan: Plan, tiny_bone_dataset: str,
     assert found.results["statistics"]["seeds"] == [0, 2]
     assert found.results["failed"] == [{"work": "train O, seed 1", "error": "error: out of memory"}]
     assert found.results["study"]["several_diseases"]
+    assert found.results["study"]["test"]["external"]
     assert json.loads((tmp_path / "results.json").read_text()) == found.results
     assert "out of memory" in found.report.read_text()
-
-
-def test_all_stages_count_as_training(tiny_dataset: str) -> None:
-    original = load_dataset(tiny_dataset)
-    training = original.splits["training"]
-    drawn = [item | {"origin": {"kind": "fm"}} for item in training[:3]]
-    synthetic = replace(original, splits=original.splits | {"training": drawn})
-    both = replace(original, splits=original.splits | {"training": [*training, *drawn[:2]]})
-    assert _counts([synthetic, original]) == {"fm": 3, "original": len(training)}
-    assert _counts([synthetic, both]) == {"fm": 3, "original": len(training)}
 
 
 def test_predictions_of_other_items_are_refused(plan: Plan, tiny_bone_dataset: str, tmp_path: Path) -> None:
@@ -82,6 +73,30 @@ def test_predictions_of_other_items_are_refused(plan: Plan, tiny_bone_dataset: s
         collect(plan, tmp_path, {}, "")
 
 
+def test_a_dataset_that_changed_meanwhile_is_refused(plan: Plan, tiny_bone_dataset: str, tmp_path: Path) -> None:
+    finish(tmp_path / plan.tests["O"][0].folder, load_dataset(tiny_bone_dataset), 0)
+    assert isinstance(plan.original, Given)
+    plan.original = replace(plan.original, sha256="another")
+    with pytest.raises(ScintikitError, match="was changed while the study went on"):
+        collect(plan, tmp_path, {}, "")
+
+
+def test_a_classifier_has_seen_what_all_its_stages_hold(plan: Plan, tiny_bone_dataset: str, tmp_path: Path) -> None:
+    copies = augment(tiny_bone_dataset, tmp_path / "CA", progress=False)
+    plan.sets["O"] = [Given(str(copies), ""), plan.original]
+    finish(tmp_path / plan.tests["O"][0].folder, load_dataset(tiny_bone_dataset), 0)
+    originals = len(load_dataset(tiny_bone_dataset).splits["training"])
+    scenario = collect(plan, tmp_path, {}, "").results["scenarios"]["O"]
+    assert scenario["training"] == {"augmented": originals, "original": originals}
+
+
+def test_a_scenario_without_any_run_is_named(plan: Plan, tiny_bone_dataset: str, tmp_path: Path) -> None:
+    finish(tmp_path / plan.tests["O"][0].folder, load_dataset(tiny_bone_dataset), 0)
+    plan.tests["FM"] = [failing("test")]
+    assert "FM was not tested" in collect(plan, tmp_path, {}, "").sentences
+
+
 def test_nothing_tested_is_an_error(plan: Plan, tmp_path: Path) -> None:
+    plan.original = Made(failing("simulate"), "data")  # not even the dataset was made
     with pytest.raises(ScintikitError, match="no classifier was tested"):
         collect(plan, tmp_path, {"train O, seed 0": "x"}, "")

@@ -12,7 +12,7 @@ import pytest
 from counting import counting, failing, graph, numbers
 
 from scintikit.errors import ConfigError
-from scintikit.study import LocalExecutor, RayExecutor, Work, read_status, run_all, write_plan
+from scintikit.study import Command, LocalExecutor, Made, RayExecutor, Work, read_status, run_all, write_plan
 
 
 def run_here(works: list[Work], root: Path) -> dict[str, str | None]:
@@ -51,6 +51,29 @@ def test_a_failure_stops_only_what_depends_on_it(tmp_path: Path) -> None:
     assert outcomes["beside"] is None
     assert "error: no luck" in (outcomes["broken"] or "")
     assert outcomes["after"] == "needs fail broken, which failed"
+
+
+def test_what_failed_is_not_tried_again_by_what_follows(tmp_path: Path) -> None:
+    broken, executor = failing("broken"), LocalExecutor(1)
+    first = run_all([broken, counting("fine", 2)], tmp_path, executor)
+    log = tmp_path / broken.folder / "log.txt"
+    before = log.stat().st_size
+    second = run_all([counting("after", 2, broken), counting("last", 3)], tmp_path, executor, before=first)
+    executor.close()
+    assert {o.work.name: o.error is None for o in second} == {"after": False, "last": True}
+    assert log.stat().st_size == before
+
+
+def test_pieces_at_once_have_different_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    script = "import os, sys, time; open(sys.argv[1], 'w').write(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.5)"
+    works = [Work("see", n, (Command((Made(path="seen"), n), (), program=("-c", script)),), gpu=True) for n in "ab"]
+    executor = LocalExecutor()
+    assert executor.workers == 2
+    run_all(works, tmp_path, executor)
+    executor.close()
+    assert {(tmp_path / work.folder / "seen").read_text() for work in works} == {"0", "1"}
 
 
 def test_status_tells_what_is_done_failed_and_left(tmp_path: Path) -> None:

@@ -48,7 +48,14 @@ def test_the_key_depends_on_content_and_not_on_names_and_places(tmp_path: Path) 
     assert uses(Given("/a", "hash")) == uses(Given("/b", "hash"))
     assert uses(Given("/a", "hash")) != uses(Given("/a", "other"))
     assert uses(Made(counting(3))) != uses(Made(counting(4)))
-    assert uses(Made(counting(3))) != uses(Made(counting(3), fillers=(counting(4),)))
+    # How a folder is filled, by how many pieces, does not matter.
+    assert uses(Made(counting(3))) == uses(Made(counting(3), fillers=(counting(4),)))
+
+
+def test_the_key_depends_on_the_versions_of_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = counting(3).key
+    monkeypatch.setattr(module, "_libraries", lambda: {"torch": "99"})
+    assert counting(3).key != before
 
 
 def test_the_key_depends_on_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +99,22 @@ def test_a_checkpoint_is_resumed_from(tmp_path: Path) -> None:
     (folder.path / "models/last.pt").touch()
     folder.execute()
     assert folder.log.read_text().splitlines() == ["given ['training']", "given ['training', '--resume', 'True']"]
+
+
+def test_what_a_broken_disk_left_counts_for_nothing(tmp_path: Path) -> None:
+    folder = folder_of(counting(3), tmp_path)
+    (folder.path / "done.json").write_text('{"seco')
+    (folder.path / "failed.json").write_text("")
+    assert folder.failed is None
+    folder.execute()
+    assert folder.done is not None
+
+
+def test_a_piece_that_the_system_killed_says_so(tmp_path: Path) -> None:
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    folder = folder_of(Work("kill", "k", (Command((), (), program=("-c", script)),)), tmp_path)
+    with pytest.raises(ScintikitError, match="memory was full"):
+        folder.execute()
 
 
 def test_an_interrupted_piece_has_not_failed(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def test_rows_are_classes_and_columns_datasets(
     assert frames[0] != frames[1] == frames[2] != frames[3] == frames[0]
 
 
+def test_several_diseases_have_a_row_each(tiny_bone_dataset: str, tmp_path: Path) -> None:
+    gallery(f"O={tiny_bone_dataset}", output=str(tmp_path / "x.png"), bundle="spect_bone_cls")
+    assert (tmp_path / "x.png").exists()
+
+
 def test_page_is_written_and_repeats(tiny_dataset: str, tmp_path: Path) -> None:
     for name in "ab":
         gallery(f"O={tiny_dataset}", "CA", output=str(tmp_path / f"{name}.png"), per_class=2)

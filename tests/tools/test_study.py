@@ -11,8 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from scintikit.study import WorkFolder
+from scintikit.errors import ConfigError, ScintikitError
+from scintikit.study import WorkFolder, load_study, make_plan
 from tools.run import BUNDLES
+from tools.study import check_commands, study
 
 COMMAND = [sys.executable, "-m", "tools", "study"]
 
@@ -26,6 +28,36 @@ def begin(output: Path) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("augment: false", "augmnt: false"), r"train O, seed 0: unknown option --augmnt, did you mean 'augment'"),
+        (("{augment: {}}", "{augment: {flips: 0}}"), r"augment CA: unknown option flips, did you mean 'flip'"),
+        (("ema_momentum: 0.02", "overly: fast"), r"generator fm: unknown option --overly"),
+    ],
+)
+def test_misspelt_options_are_found_before_the_first_piece(
+    change: tuple[str, str], message: str, tmp_path: Path
+) -> None:
+    text = (BUNDLES / "thyroid_cls" / "study.yaml").read_text()
+    (tmp_path / "study.yaml").write_text(text.replace(*change))
+    plan = make_plan(load_study(tmp_path / "study.yaml", "smoke"))
+    with pytest.raises(ConfigError, match=message):
+        check_commands([*plan.preparing, *plan.testing])
+
+
+def test_a_folder_that_cannot_be_used_is_an_error_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ScintikitError, match="cannot be used as folder of the study"):
+        study(str(BUNDLES / "thyroid_cls" / "study.yaml"), profile="smoke", output=str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("path", sorted(BUNDLES.glob("*/study.yaml")), ids=lambda path: path.parent.name)
+def test_the_commands_of_the_bundles_studies_are_known(path: Path) -> None:
+    plan = make_plan(load_study(path))
+    check_commands([*plan.preparing, *plan.testing])
 
 
 @pytest.mark.slow
