@@ -27,9 +27,8 @@ from scintikit.files import write_json
 BUNDLE = "spect_bone_cls"
 BATCH = 16
 RATES = (2e-3, 5e-4)
-OWN = "own, labels and masks"
 NETWORKS: dict[str, dict[str, Any]] = {
-    OWN: {},
+    "own, labels and masks": {},
     "own, labels": {"lesion_weight": 0.0},
     "AlexNet": {"architecture": "alexnet"},
     "ResNet18": {"architecture": "resnet18"},
@@ -57,19 +56,18 @@ class Trainings:
 
     def run(self, name: str, options: dict[str, Any], seed: int) -> Path:
         """Train one and return its folder."""
-        rate = self.rates.get(name) or self.pick_rate(name, options)
-        return self._train(name, options, rate, seed)
+        return self._train(name, options, self.pick_rate(name, options), seed)
 
     def pick_rate(self, name: str, options: dict[str, Any]) -> float:
         """Return the learning rate at which the first seed does better on validation."""
-        if name == OWN or "source" in options or "augment" in options:
-            rates: tuple[float, ...] = RATES[
-                :1
-            ]  # the default, which was chosen for our own network with masks on validation
-        elif name == "DenseNet121":
-            rates = (self.rates["ResNet18"],)
-        else:
+        if name in self.rates:
+            return self.rates[name]
+        if name == "DenseNet121":
+            rates: tuple[float, ...] = (self.pick_rate("ResNet18", NETWORKS["ResNet18"]),)
+        elif {"architecture", "lesion_weight"} & set(options):
             rates = RATES
+        else:  # our own network with masks: its default was chosen on validation before
+            rates = RATES[:1]
         scores = {}
         for rate in rates:
             folder = self._train(name, options, rate, 0)
@@ -118,6 +116,11 @@ def main() -> None:
     given = parser.parse_args()
     ways = NETWORKS if given.comparison == "networks" else AUGMENTATIONS
     ways = {name: options for name, options in ways.items() if not given.ways or name in given.ways}
+    for name, options in ways.items():
+        if "source" in options and not getattr(given, options["source"]):
+            parser.error(
+                f"{name!r} needs --{options['source']}, a dataset of that generator; or leave it out by --ways"
+            )
     trainings = Trainings(given)
     folders = {(name, seed): trainings.run(name, ways[name], seed) for seed in range(given.seeds) for name in ways}
     if not given.output:
