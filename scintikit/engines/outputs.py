@@ -315,6 +315,11 @@ class WritePredictions(PredictionWriter):
         super().__init__(overlay=gradcam, **others)
         self.cam_layer = cam_layer
 
+    def _start(self, engine: SupervisedEvaluator) -> None:
+        super()._start(engine)
+        if self.overlay:  # a network without that layer is an error before the work, not after the first batch
+            engine.network.get_submodule(self.cam_layer)
+
     def tabulate(self, readable: Readable, probabilities: np.ndarray, ood_scores: np.ndarray) -> pd.DataFrame:
         """Return the table with conformal sets."""
         return predictions_table(
