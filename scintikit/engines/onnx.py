@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from scintikit import __version__
-from scintikit.engines.calibration import file_sha256, load_weights
+from scintikit.engines.calibration import load_weights
 from scintikit.errors import ConfigError, MissingExtraError
-from scintikit.files import write_atomic
+from scintikit.files import file_sha256, write_atomic
 
 logger = logging.getLogger(__name__)
 

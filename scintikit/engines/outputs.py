@@ -16,10 +16,10 @@ from monai.engines import SupervisedEvaluator
 
 from scintikit import __version__
 from scintikit.data import load_dataset
-from scintikit.engines.calibration import file_sha256, load_calibration
+from scintikit.engines.calibration import load_calibration
 from scintikit.engines.gradcam import grad_cam
 from scintikit.errors import DatasetError
-from scintikit.files import write_atomic, write_json
+from scintikit.files import file_sha256, write_atomic, write_json
 from scintikit.metrics import conformal_sets, evaluate_classifier, ood_score
 from scintikit.reporting import classification_report, overlay_png, predictions_table
 

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.pop(0)  # this file's folder, whose modules are those of the verifying scintikit
+if __name__ == "__main__":
+    sys.path.pop(0)  # this file's folder, whose modules are those of the verifying scintikit
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out

@@ -180,7 +180,7 @@ def _metadata(folder: Path, **change: object) -> bytes:
         ("configs/metadata.json", {"monai_version": ">=1.5"}, "pinned packages: not exact in metadata.json: monai"),
         ("configs/metadata.json", {"required_packages_version": {"scipy": "1.17.1"}}, "pinned packages: "),
         ("docs/README.md", b"# Model Overview\n\n## Data\n\n## Performance\n", "model card: docs/README.md lacks"),
-        ("large_files.yml", None, "large files: models/model.onnx has"),
+        ("large_files.yml", None, "large files: models/model."),
     ],
 )
 def test_what_the_zoo_asks_for_is_checked(
