@@ -55,7 +55,9 @@ def export_torchscript(
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch announces that it prefers torch.export
-        torch.jit.save(torch.jit.trace(network, tuple(examples), check_trace=False), buffer)
+        for _ in range(2):  # only the first trace in a process leaves class names without a number
+            traced = torch.jit.trace(network, tuple(examples), check_trace=False)
+        torch.jit.save(traced, buffer)
         content = _without_traces(buffer.getvalue())
         traced = torch.jit.load(io.BytesIO(content))
         for inputs in (examples, [torch.cat([example, example]) for example in examples]):
