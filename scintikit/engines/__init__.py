@@ -20,8 +20,9 @@ from scintikit.engines.handlers import (
 )
 from scintikit.engines.inferer import AutocastInferer
 from scintikit.engines.network import coordinates, load_pretrained, prepare_inference, prepare_network
-from scintikit.engines.onnx import export_onnx
+from scintikit.engines.onnx import encode_onnx, export_onnx
 from scintikit.engines.outputs import EvaluationReport, WritePredictions
+from scintikit.engines.torchscript import export_torchscript
 
 __all__ = [
     "AutocastInferer",
@@ -42,7 +43,9 @@ __all__ = [
     "WritePredictions",
     "calibrate",
     "coordinates",
+    "encode_onnx",
     "export_onnx",
+    "export_torchscript",
     "grad_cam",
     "load_calibration",
     "load_pretrained",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,33 @@ def export_onnx(
 
 
 def _encode(network: nn.Module, example: torch.Tensor, feature_layer: str, model_sha256: str) -> bytes:
-    """Return the bytes of the ONNX file."""
+    names = ["pred", "features", *(["heat"] if has_heat(network) else [])]
+    outputs = _Outputs(network, feature_layer)
+    return encode_onnx(outputs, {"image": example}, names, _identity(model_sha256, feature_layer))
+
+
+def encode_onnx(
+    network: nn.Module, examples: Mapping[str, torch.Tensor], outputs: Sequence[str], stated: Mapping[str, str]
+) -> bytes:
+    """Return any network as the bytes of one ONNX file that takes batches of any size.
+
+    Parameters
+    ----------
+    network
+        The network with its weights; left as it is.
+    examples
+        The first arguments of `forward` by the names they get in the file, tensors `(B, ...)`; only shape and type
+        matter. Arguments that are left out keep their defaults for ever.
+    outputs
+        Names of the outputs.
+    stated
+        What the file states about itself.
+
+    Raises
+    ------
+    MissingExtraError
+        If the exporter is not installed.
+    """
     try:
         import onnx_ir
         import onnxscript  # noqa: F401  torch's exporter wants it
@@ -92,18 +118,18 @@ def _encode(network: nn.Module, example: torch.Tensor, feature_layer: str, model
     except ImportError:
         raise MissingExtraError("writing ONNX needs onnx and onnxscript; install the extra scintikit[onnx]") from None
     # A copy: the network may be in channels-last order, on a GPU, in training, and have hooks.
-    outputs = _Outputs(copy.deepcopy(network), feature_layer).to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    names = ["pred", "features", *(["heat"] if has_heat(network) else [])]
-    images = torch.zeros(3, *example.shape[1:])  # of one image the exporter would take the number for a constant
+    network = copy.deepcopy(network).to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    # A batch of one the exporter would take for a constant.
+    inputs = tuple(example[:1].cpu().expand(3, *example.shape[1:]).contiguous() for example in examples.values())
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # that torchvision is absent is no news
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program: Any = torch.onnx.export(
-            outputs,
-            (images,),
-            input_names=["image"],
-            output_names=names,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            network,
+            inputs,
+            input_names=list(examples),
+            output_names=list(outputs),
+            dynamic_shapes=({0: torch.export.Dim("batch")},) * len(inputs),
             dynamo=True,
             verbose=False,
         )
@@ -117,7 +143,7 @@ def _encode(network: nn.Module, example: torch.Tensor, feature_layer: str, model
     )(model)
     model.producer_name, model.producer_version = "scintikit", __version__
     model.doc_string = _NOTICE
-    model.metadata_props.update(_identity(model_sha256, feature_layer))
+    model.metadata_props.update(stated)
     return onnx_ir.to_proto(model).SerializeToString(deterministic=True)
 
 

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.onnx
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason=f"{package} is in the extra `onnx`")
 
+Networks = Callable[[], tuple[nn.Module, nn.Module]]
+
 
 class Small(nn.Module):
     """A classifier with a batch norm, whose heat maps share their layers with the logits."""
@@ -48,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def networks(folder: Path) -> Callable[[], tuple[nn.Module, nn.Module]]:
+def networks(folder: Path) -> Networks:
     """The trained network, and how inference with onnxruntime prepares an untrained one and loads its weights."""
 
     def make() -> tuple[nn.Module, nn.Module]:
@@ -63,7 +65,7 @@ def networks(folder: Path) -> Callable[[], tuple[nn.Module, nn.Module]]:
 
 
 def test_pred_features_and_heat_are_those_of_torch_for_any_batch(
-    networks: Callable[[], tuple[nn.Module, nn.Module]],
+    networks: Networks,
 ) -> None:
     network, prepared = networks()
     captured = CaptureFeatures(prepared, "head")
@@ -98,7 +100,7 @@ def test_bytes_depend_on_neither_folder_nor_memory_order_nor_training(tmp_path: 
 
 
 def test_a_file_of_other_weights_is_never_run(
-    folder: Path, networks: Callable[[], tuple[nn.Module, nn.Module]], caplog: pytest.LogCaptureFixture
+    folder: Path, networks: Networks, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     images = torch.rand(2, 1, 16, 12)
@@ -116,7 +118,7 @@ def test_a_file_of_other_weights_is_never_run(
     torch.testing.assert_close(networks()[1](images), network(images), atol=1e-4, rtol=1e-5)
 
 
-def test_images_of_another_size_get_another_file(networks: Callable[[], tuple[nn.Module, nn.Module]]) -> None:
+def test_images_of_another_size_get_another_file(networks: Networks) -> None:
     networks()[1](torch.rand(1, 1, 16, 12))
     network, prepared = networks()
     images = torch.rand(1, 1, 24, 20)
@@ -124,7 +126,7 @@ def test_images_of_another_size_get_another_file(networks: Callable[[], tuple[nn
 
 
 def test_a_folder_that_may_only_be_read_still_works(
-    folder: Path, networks: Callable[[], tuple[nn.Module, nn.Module]], monkeypatch: pytest.MonkeyPatch
+    folder: Path, networks: Networks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, data: bytes) -> None:
         raise PermissionError(13, "Permission denied")
@@ -136,9 +138,7 @@ def test_a_folder_that_may_only_be_read_still_works(
     assert not (folder / "model.onnx").exists()
 
 
-def test_weights_are_those_of_the_file_beside_it(
-    folder: Path, networks: Callable[[], tuple[nn.Module, nn.Module]]
-) -> None:
+def test_weights_are_those_of_the_file_beside_it(folder: Path, networks: Networks) -> None:
     images = torch.rand(1, 1, 16, 12)
     never_loaded = prepare_inference(Small(), torch.device("cpu"), "onnx", str(folder), "head")
     torch.testing.assert_close(never_loaded(images), networks()[0](images), atol=1e-5, rtol=0)
@@ -147,7 +147,7 @@ def test_weights_are_those_of_the_file_beside_it(
         prepare_inference(Small(), torch.device("cpu"), "onnx", str(folder), "head")(images)
 
 
-def test_gradients_need_torch(networks: Callable[[], tuple[nn.Module, nn.Module]]) -> None:
+def test_gradients_need_torch(networks: Networks) -> None:
     images = torch.rand(2, 1, 16, 12)
     with pytest.raises(ConfigError, match="--runtime torch"):
         grad_cam(networks()[1], "body.0", images, torch.zeros(2, dtype=torch.int64))
@@ -165,19 +165,16 @@ def test_a_mistyped_runtime_is_named(folder: Path) -> None:
         prepare_inference(Small(), torch.device("cpu"), "onxx", str(folder), "head")
 
 
-@pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])
-def test_a_missing_extra_is_named(folder: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=r"scintikit\[onnx\]"):
-        if package == "onnxruntime":
-            OnnxNetwork(Small(), folder / "model.onnx", "head")
-        else:
-            export_onnx(Small(), folder / "model.onnx", torch.rand(1, 1, 16, 12), "head", "0" * 64)
+def test_a_missing_extra_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=r"onnxruntime.*scintikit\[onnx\]"):
+        OnnxNetwork(Small(), folder / "model.onnx", "head")
+    with pytest.raises(MissingExtraError, match=r"onnxscript.*scintikit\[onnx\]"):
+        export_onnx(Small(), folder / "model.onnx", torch.rand(1, 1, 16, 12), "head", "0" * 64)
 
 
-def test_the_file_states_whose_weights_it_has(
-    folder: Path, networks: Callable[[], tuple[nn.Module, nn.Module]]
-) -> None:
+def test_the_file_states_whose_weights_it_has(folder: Path, networks: Networks) -> None:
     import onnx
 
     networks()[1](torch.rand(1, 1, 16, 12))
