@@ -40,7 +40,8 @@ SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
 
 #: Identifiers that DICOM gives out to studies and files; those below 1.2.840.10008 name its own classes and syntaxes.
 UID = re.compile(r"\b[012](?:\.(?:0|[1-9]\d*)){7,}\b")
-LOCAL_PATH = re.compile(rb"(?:/home|/Users|/root|/tmp|/mnt|/data|/var)/[\w.-]+/|[A-Z]:\\\\?[\w.-]+\\|site-packages/")
+#: Long enough not to turn up by chance among the bytes of weights.
+LOCAL_PATH = re.compile(rb"/(?:home|Users|root|tmp|mnt)/[\w.-]{2,}/|[A-Z]:\\+Users\\|site-packages/")
 
 
 def metadata_of(folder: Path) -> dict[str, Any]:

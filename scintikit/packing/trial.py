@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,20 +77,21 @@ class Trial:
             config_file=str(self.folder / "configs" / "inference.json"),
             device="cpu",
         )
-        return " -> ".join(str(tuple(part.shape)) for part in (self._image(1), self._network()(self._image(1))))
+        formats = self.metadata["network_data_format"]
+        sizes = [formats["inputs"]["image"], formats["outputs"]["pred"]]
+        return " -> ".join(str((size["num_channels"], *size["spatial_shape"])) for size in sizes)
 
     def run_weights(self) -> str:
         """`model.pt` fits `network_def`."""
-        return f"{sum(parameter.numel() for parameter in self._network().parameters()) / 1e6:.1f} M parameters"
+        return f"{sum(parameter.numel() for parameter in self.network.parameters()) / 1e6:.1f} M parameters"
 
     def run_torchscript(self) -> str:
         """`model.ts` gives the same output as the network."""
         path = self.folder / "models" / "model.ts"
         if not path.is_file():
             raise NotRunError("the bundle has no models/model.ts")
-        inputs = self._inputs()
         with torch.no_grad():
-            return self._compare(torch.jit.load(path)(*inputs), inputs)
+            return self._compare(torch.jit.load(path)(*self.inputs.values()))
 
     def run_onnx(self) -> str:
         """`model.onnx` gives the same output as the network."""
@@ -101,10 +103,8 @@ class Trial:
         except ImportError:
             raise NotRunError("onnxruntime is not installed here") from None
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        inputs = self._inputs()
-        names = [value.name for value in session.get_inputs()]
-        feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
-        return self._compare(torch.from_numpy(session.run(["pred"], feed)[0]), inputs)
+        given = {name: value.numpy() for name, value in self.inputs.items()}
+        return self._compare(torch.from_numpy(session.run(["pred"], given)[0]))
 
     def run_inference(self) -> str:
         """`python -m monai.bundle run --config_file .../inference.json` works on a simulated scintigram."""
@@ -130,29 +130,39 @@ class Trial:
         profile = self.trial["profile"]
         return simulated_dataset(profile) if profile in PROFILES else simulated_bone_dataset(profile)
 
-    def _network(self) -> torch.nn.Module:
+    @cached_property
+    def config(self) -> ConfigParser:
+        """`inference.json`, with the settings that the weights were trained with."""
         parser = ConfigParser()
         parser.read_meta(str(self.folder / "configs" / "metadata.json"))
         parser.read_config(str(self.folder / "configs" / "inference.json"))
-        if self.trial.get("folder") is None and "dataset_dir" in parser:
-            parser["dataset_dir"] = self._dataset()  # whose labels tell the number of classes
-        network = parser.get_parsed_content("network_def")
-        network.load_state_dict(torch.load(self.folder / "models" / "model.pt", map_location="cpu", weights_only=True))
+        for name in self.metadata["weights"]:
+            for key, value in self._load(name).get("settings", {}).items():
+                parser[key] = value
+        return parser
+
+    @cached_property
+    def network(self) -> torch.nn.Module:
+        """`network_def` with the weights."""
+        network = self.config.get_parsed_content("network_def")
+        network.load_state_dict(self._load("model.pt"))
         return network.eval()
 
-    def _image(self, batch: int) -> torch.Tensor:
+    @cached_property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """A batch of two for the exported network: images, and what else the network itself names by `example`."""
         image = self.metadata["network_data_format"]["inputs"]["image"]
-        shape = (batch, image["num_channels"], *image["spatial_shape"])
-        return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        shape = (2, image["num_channels"], *image["spatial_shape"])
+        images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        example = getattr(self.network, "example", None)
+        return example(images) if example else {"image": images}
 
-    def _inputs(self) -> tuple[torch.Tensor, ...]:
-        """Return a batch of two for the exported network: an image, or what the network itself gives as example."""
-        example = getattr(self._network(), "example", None)
-        return example(2) if example else (self._image(2),)
+    def _load(self, name: str) -> Any:
+        return torch.load(self.folder / "models" / name, map_location="cpu", weights_only=True)
 
-    def _compare(self, output: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> str:
+    def _compare(self, output: torch.Tensor) -> str:
         with torch.no_grad():
-            expected = self._network()(*inputs)
+            expected = self.network(*self.inputs.values())
         difference = float((output - expected).abs().max())
         assert difference <= TOLERANCE, f"differs from the network by up to {difference:.1g}; allowed is {TOLERANCE:g}"
         return f"differs by {difference:.0e} at most"

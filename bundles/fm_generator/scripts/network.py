@@ -108,6 +108,12 @@ class FlowNetwork(nn.Module):
         picture = F.pixel_shuffle(self.unet(inputs, t * 1000, class_labels=self.one_hot(x, y)), self.unshuffle)
         return (picture - x) / (1 - t).clamp(min=NEAREST)[:, None, None, None]
 
+    def example(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return arguments for states `(B, C, H, W)`, by which the network is exported."""
+        steps = torch.arange(x.shape[0])
+        classes = F.one_hot(steps % self.classes, self.classes).to(x)
+        return {"x": x, "t": (steps / x.shape[0]).to(x), "y": classes, "mask": self.no_mask(x)}
+
     def no_mask(self, x: torch.Tensor) -> torch.Tensor:
         """Return the mask `(B, mask_labels + 1, H, W)` that says nothing about the structures."""
         mask = x.new_zeros(x.shape[0], self.mask_labels + 1, *x.shape[-2:])

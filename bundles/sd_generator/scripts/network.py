@@ -150,6 +150,11 @@ class DiffusionNetwork(nn.Module):
         inputs = torch.cat([x, 2 * mask - 1, layout], dim=1).contiguous(memory_format=torch.channels_last)
         return self.unet(inputs, t, context=meaning, class_labels=meaning[:, 0])
 
+    def example(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return arguments for latents `(B, c, h, w)`, by which the network is exported."""
+        times = 100 * torch.arange(x.shape[0])
+        return {"x": x, "t": times, "tokens": self.no_prompt(x).contiguous(), "mask": self.no_mask(x)}
+
     def structures(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return where prompts `(B, L)` put the structures, `(B, mask_labels, layout_size, layout_size)`."""
         return self.layout(self.text(tokens)[:, 0])[:, : self.mask_labels]
