@@ -112,7 +112,7 @@ class ScintikitApp(MONAILabelApp):
     Raises
     ------
     MONAILabelException
-        If no bundle has weights, or scintikit's environment is not there.
+        If no bundle has weights, the studies are no folder, or scintikit's environment is not there.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -120,6 +120,9 @@ class ScintikitApp(MONAILabelApp):
 
     def init_datastore(self) -> Datastore:
         """Return the studies folder."""
+        if self.studies.startswith(("http://", "https://")):
+            message = f"{self.studies} is no folder: give a folder of DICOM, NIfTI or PNG files as --studies"
+            raise MONAILabelException(MONAILabelError.APP_INIT_ERROR, message)
         patterns = self.conf.get("files", FILES).split(",")
         reload = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD
         return ScintigramStore(self.studies, extensions=patterns, auto_reload=reload)
