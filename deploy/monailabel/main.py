@@ -81,9 +81,7 @@ class ClassifierTask(InferTask):
             404 if the image is not among the studies, 422 if it cannot be read or an option is wrong; says why.
         """
         if not request["image"]:
-            raise HTTPException(
-                404, "there is no such image in the studies folder; GET /datastore/?output=all lists them"
-            )
+            raise HTTPException(404, "no such image in the studies folder; GET /datastore/?output=all lists them")
         start = time.monotonic()
         found = self.bridge.ask(
             bundle=str(self.bundle),

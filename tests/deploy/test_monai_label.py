@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import requests
 
+from scintikit.dicom import read_scintigram, write_scintigram
 from tools.run import BUNDLES, run
 
 ROOT = BUNDLES.parent
@@ -125,6 +126,16 @@ def test_an_uploaded_file_is_answered(server: str, studies: Path) -> None:
     with (studies / IMAGES["thyroid_cls"]).open("rb") as file:
         answer = _infer(server, "thyroid_cls", "", files={"file": ("scan.dcm", file)}).json()
     assert sum(each["score"] for each in answer["prediction"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_two_views_in_a_folder_are_one_study(server: str, studies: Path, tmp_path: Path) -> None:
+    scan = read_scintigram(studies / IMAGES["spect_bone_cls"], views=("ANT", "POST"))
+    for counts, view in zip(scan.counts, scan.views, strict=True):
+        path = tmp_path / f"scan_{view}.png"
+        write_scintigram(path, counts[None], spacing_mm=scan.spacing_mm, views=(view,), uid_seed=view)
+    found = _infer(server, "spect_bone_cls", str(tmp_path)).json()["prediction"]
+    expected = _infer(server, "spect_bone_cls", IMAGES["spect_bone_cls"]).json()["prediction"]
+    assert [each["score"] for each in found] == pytest.approx([each["score"] for each in expected], abs=1e-3)
 
 
 @pytest.mark.parametrize(
