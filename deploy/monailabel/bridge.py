@@ -43,7 +43,7 @@ class Bridge:
                 line = _exchange(process, json.dumps(request) + "\n")
             finally:
                 timer.cancel()
-            if line:
+            if line.endswith("\n"):  # else it was cut off
                 return json.loads(line)
             process.communicate()
             return {"error": f"inference stopped with exit code {process.returncode}; the server's log has more"}
