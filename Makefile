@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint setup system clean
+.PHONY: help demo test lint setup system label-env clean
 
 help:
 	@echo "make demo    set up .venv, simulate nine cameras, train, test and run thyroid_cls, draw synthetic scintigrams (about 10 minutes, 2 cores)"
 	@echo "make setup   .venv with everything that is needed"
 	@echo "make test    set up what is needed, check style and types, run the tests"
 	@echo "make lint    ruff and mypy only"
+	@echo "make label-env   .venv-label, the separate environment of MONAI Label (deploy/monailabel)"
 	@echo "make clean   remove .venv, demo/ and caches"
 
 setup: $(STAMP)
@@ -47,5 +48,9 @@ $(VENV)/gpl/.installed: $(STAMP)
 test: lint system $(VENV)/gpl/.installed
 	SCINTIKIT_GPL_DECODER=$(abspath $(VENV)/gpl) $(BIN)/python -m pytest
 
+# MONAI Label cannot share an environment with scintikit: deploy/monailabel/README.md says why.
+label-env:
+	PYTHON=$(PYTHON) deploy/monailabel/make_environment.sh $(VENV)-label
+
 clean:
-	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-label demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
