@@ -147,7 +147,7 @@ class CheckWholeBodyd(MapTransform):
         if all(view in present for view in self.views):
             return ""
         names = " and ".join(_FULL_NAME.get(view, view) for view in self.views if view in present)
-        return f"only the {names} view is there: predicted from one view, less certain"
+        return f"only the {names} view is there: predicted from one view, less certain."
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def test_one_view_is_a_warning(scans):
     counts = scans[0][0].clone()
     counts[0] = 0
     assert check(item(counts, views="POST"))["warning"] == (
-        "only the posterior view is there: predicted from one view, less certain"
+        "only the posterior view is there: predicted from one view, less certain."
     )
     refused(item(counts), "in its anterior view there are no counts")
 
