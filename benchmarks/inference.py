@@ -6,10 +6,12 @@ Both read a folder of NM DICOM files and write a table of probabilities, with th
 
 - ours: the bundle as `inference.json` builds it; it also checks every file, writes one JSON for each image, scores how
   unlike the training data it is, and forms conformal sets.
+- fp32, onnx: the same with `--precision fp32`, and with `--runtime onnx`, which computes in float32 too; how far their
+  probabilities lie apart is `largest_difference`.
 - usual: float32, contiguous, MONAI's LoadImaged with its default DICOM reader, Spacingd, DataLoader, and a
   ClassificationSaver for the table.
 
-`ratio` is ours / usual in images/s, from the files on disk to the table on disk.
+`ratio` is ours / usual in images/s, from the files on disk to the table on disk; `onnx_ratio` is onnx / fp32.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ import io
 import shutil
 import tempfile
 from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
@@ -46,14 +50,14 @@ from scintikit.phantoms import simulated_dataset
 from tools.run import find_bundle, run
 
 
-def ours(inbox: Path, models: Path, output: Path, batch_size: int) -> None:
+def ours(inbox: Path, models: Path, output: Path, batch_size: int, **settings: str) -> None:
     """Run the bundle's inference."""
     configs = find_bundle("thyroid_cls") / "configs"
     parser = ConfigParser()
     parser.read_config(str(configs / "inference.json"))
     parser.read_meta(str(configs / "metadata.json"))
     parser.update({"dataset_dir": str(inbox), "ckpt_dir": str(models), "output_dir": str(output)})
-    parser.update({"batch_size": batch_size})
+    parser.update({"batch_size": batch_size, **settings})
     with redirect_stderr(io.StringIO()):  # the progress bar
         parser.get_parsed_content("evaluator").run()
 
@@ -108,23 +112,33 @@ def main() -> None:
         settings: dict[str, Any] = {"dataset_dir": str(dataset.root), "log_dir": folder, "max_epochs": 1}
         run("thyroid_cls", "training", ckpt_dir=str(models), **settings)
 
-        def counted(way: Any) -> Any:
+        def counted(way: Any, name: str) -> Any:
             def work() -> int:
-                way(inbox, models, output, given.batch_size)
+                way(inbox, models, output / name, given.batch_size)
                 return len(sources)
 
             return work
 
-        rates = take_turns({"usual": counted(usual), "ours": counted(ours)}, given.rounds)
+        ways = {
+            "usual": usual,
+            "ours": ours,
+            "fp32": partial(ours, precision="fp32"),
+            "onnx": partial(ours, runtime="onnx"),
+        }
+        rates = take_turns({name: counted(way, name) for name, way in ways.items()}, given.rounds)
+        tables = [pd.read_csv(output / name / "predictions.csv").filter(like="p_") for name in ("fp32", "onnx")]
+    speed = {name: rate["images_per_second"] for name, rate in rates.items()}
     result = {
         **rates,
-        "ratio": rates["ours"]["images_per_second"] / rates["usual"]["images_per_second"],
+        "ratio": speed["ours"] / speed["usual"],
+        "onnx_ratio": speed["onnx"] / speed["fp32"],
+        "largest_difference": float((tables[0] - tables[1]).abs().to_numpy().max()),
         "settings": vars(given),
         "machine": machine(),
         "versions": versions(),
     }
     write_json(given.output, result)
-    print(f"ours / usual {result['ratio']:.2f}")
+    print(f"ours / usual {result['ratio']:.2f}, onnx / fp32 {result['onnx_ratio']:.2f}")
 
 
 if __name__ == "__main__":

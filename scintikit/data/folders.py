@@ -98,10 +98,13 @@ def find_studies(
 
 def _masks(root: Path) -> set[str]:
     """Return the masks of a dataset, as its `dataset.json` names them; nothing in any other folder."""
+    path = root / FILE_NAME
+    if not path.is_file():  # a pipe would be waited for
+        return set()
     try:
-        content = json.loads((root / FILE_NAME).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         return {item["mask"] for split in SPLITS for item in content[split] if "mask" in item}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
 
 

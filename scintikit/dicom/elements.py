@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from scintikit.dicom.scintigram import MAX_PIXELS
+from scintikit.dicom.scintigram import MAX_PIXELS, largest_content
 from scintikit.errors import ImageReadError
 
 CHARACTER_SET = 0x00080005
@@ -27,6 +28,12 @@ _PIXEL_GROUP = 0x7FE0
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+
+#: What no header needs: elements and items, sequences within sequences, and bytes of a value that is kept.
+_MAX_ELEMENTS = 2**16
+_MAX_DEPTH = 64
+_MAX_VALUE = 2**18
+_TOO_MANY = f"its header has more than {_MAX_ELEMENTS} elements"
 
 
 class Truncated(ImageReadError):
@@ -77,13 +84,18 @@ class Elements:
 
 @dataclass(frozen=True)
 class _Walk:
-    """How to read a data set: byte order, value representation, and which tags to keep."""
+    """How to read a data set: byte order, value representation, and which tags to keep.
+
+    `steps` runs out if a file holds more elements than any header does; the data sets within it share it.
+    """
 
     data: bytes
     wanted: frozenset[int]
     sequences: frozenset[int]
     implicit: bool = False
     order: str = "<"
+    depth: int = 0
+    steps: Iterator[int] = field(default_factory=lambda: iter(range(_MAX_ELEMENTS)))
 
     def elements(self, position: int, end: int, last_group: int = 0xFFFF) -> tuple[Elements, int]:
         """Return the elements from `position` up to `end`, an item's delimiter or a group beyond `last_group`."""
@@ -91,7 +103,9 @@ class _Walk:
         # Some writers announce explicit VR and write implicit; letters where the VR belongs tell them apart.
         implicit = self.implicit or not data[position + 4 : position + 6].isalpha()
         short_head, long_head = struct.Struct(order + "HH2sH"), struct.Struct(order + "I")
-        while position + 8 <= end:
+        for _ in self.steps:
+            if position + 8 > end:
+                return found, position
             group, number, vr, length = short_head.unpack_from(data, position)
             tag = group << 16 | number
             if group > last_group or tag == _ITEM_END:
@@ -118,16 +132,22 @@ class _Walk:
             if position > end:
                 raise Truncated("its header is truncated")
             if tag in self.wanted:
+                if length > _MAX_VALUE:
+                    raise ImageReadError(f"an element of its header has {length} bytes (expected at most {_MAX_VALUE})")
                 found.values[tag] = data[value:position]
-        return found, position
+        raise ImageReadError(_TOO_MANY)
 
     def _items(self, position: int, end: int, implicit: bool) -> tuple[list[Elements], int]:
         """Return the items of a sequence and the position behind it."""
-        inner = _Walk(self.data, self.wanted, self.sequences, implicit, self.order)
+        if self.depth == _MAX_DEPTH:
+            raise ImageReadError(f"its header has sequences more than {_MAX_DEPTH} deep in each other")
+        inner = _Walk(self.data, self.wanted, self.sequences, implicit, self.order, self.depth + 1, self.steps)
         items: list[Elements] = []
         if end > len(self.data):
             raise Truncated("its header is truncated")
-        while position + 8 <= end:
+        for _ in self.steps:
+            if position + 8 > end:
+                return items, position
             group, number, length = struct.unpack_from(self.order + "HHI", self.data, position)
             tag = group << 16 | number
             position += 8
@@ -140,7 +160,7 @@ class _Walk:
                 raise Truncated("its header is truncated")
             item, position = inner.elements(position, stop)
             items.append(item)
-        return items, position
+        raise ImageReadError(_TOO_MANY)
 
 
 @dataclass(frozen=True)
@@ -179,8 +199,8 @@ def parse_file(data: bytes, length: int, wanted: frozenset[int], sequences: froz
 
 
 def _inflate(data: bytes) -> bytes:
-    """Inflate a data set (PS3.5 A.5), to no more than the largest picture needs."""
-    limit = MAX_PIXELS * 2
+    """Inflate a data set (PS3.5 A.5), to no more than the largest picture needs and so few bytes may hold."""
+    limit = min(MAX_PIXELS * 2, largest_content(len(data)))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     content = inflater.decompress(data, limit)
     if inflater.unconsumed_tail:

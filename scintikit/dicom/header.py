@@ -189,7 +189,7 @@ def _frame_count(elements: Elements) -> int:
     stated = elements.text(T.FRAMES)
     if not stated:
         return 1
-    if not stated.lstrip("+").isdecimal():
+    if not stated.lstrip("+").isdecimal() or len(stated) > 12:
         raise ImageReadError("the header has no valid NumberOfFrames")
     return int(stated)
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from scintikit.dicom.elements import Elements, Truncated, parse_file
+from scintikit.dicom.elements import Elements, ParsedFile, Truncated, parse_file
 from scintikit.dicom.header import SEQUENCES, WANTED, Header, T, frames_of_window, parse_header, windows_kev
-from scintikit.dicom.pixels import find_pixels, read_pixels
-from scintikit.dicom.scintigram import Scintigram, naming
+from scintikit.dicom.pixels import Pixels, find_pixels, read_pixels
+from scintikit.dicom.scintigram import Scintigram, naming, ordinary_size
 from scintikit.errors import ImageReadError
 
 _HEAD = 2**16  # the usual header is shorter than this
+_LONGEST_HEAD = 2**26  # with all that makers put into it; deflated files are read whole
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,30 @@ def scan_header(path: str | os.PathLike[str]) -> HeaderSummary:
     """Read a file's header, without its pixels; any file that is refused says why in `reason` instead of raising."""
     try:
         with naming(path):
-            with Path(path).open("rb", buffering=0) as file:
-                head, length = file.read(_HEAD), os.fstat(file.fileno()).st_size
-                try:
-                    parsed = parse_file(head, length, WANTED, SEQUENCES)
-                except Truncated:
-                    parsed = parse_file(head + file.read(), length, WANTED, SEQUENCES)
-            header = parse_header(parsed.elements)
-            find_pixels(parsed, header)
+            parsed, header, _ = _parse(Path(path), whole=False)
             if len(set(header.windows)) > 1:
                 frames_of_window(header.windows, windows_kev(parsed.elements, header.windows), None)
             return _summary(path, parsed.elements, header)
     except ImageReadError as error:
         return HeaderSummary(path=str(path), usable=False, reason=str(error))
+
+
+def _parse(path: Path, *, whole: bool) -> tuple[ParsedFile, Header, Pixels]:
+    """Read a file's header and find its pixels; if `whole`, read these too, once all that is announced makes sense."""
+    length = ordinary_size(path)
+    with path.open("rb", buffering=0) as file:
+        head = file.read(_HEAD)
+        try:
+            parsed = parse_file(head, length, WANTED, SEQUENCES)
+        except Truncated:
+            more = min(_LONGEST_HEAD, length - len(head))
+            parsed = parse_file(head + file.read(more), length, WANTED, SEQUENCES)
+        header = parse_header(parsed.elements)
+        pixels = find_pixels(parsed, header)
+        if whole and len(parsed.data) < pixels.stop:
+            file.seek(0)
+            parsed = replace(parsed, data=file.read(pixels.stop))
+    return parsed, header, pixels
 
 
 def _summary(path: str | os.PathLike[str], elements: Elements, header: Header) -> HeaderSummary:
@@ -87,12 +99,10 @@ def _summary(path: str | os.PathLike[str], elements: Elements, header: Header) -
 
 def read_nm(path: Path, energy_window: int | None) -> Scintigram:
     """Read a DICOM file; see `scintikit.dicom.read_scintigram`."""
-    data = path.read_bytes()
-    parsed = parse_file(data, len(data), WANTED, SEQUENCES)
-    header = parse_header(parsed.elements)
+    parsed, header, pixels = _parse(path, whole=True)
     limits_kev = windows_kev(parsed.elements, header.windows)
     frames = frames_of_window(header.windows, limits_kev, energy_window)
-    stored = read_pixels(parsed, header)
+    stored = read_pixels(parsed, header, pixels)
     counts = (stored if len(frames) == header.frames else stored[frames]).astype(np.float32)
     if (header.slope, header.intercept) != (1.0, 0.0):
         counts = (counts.astype(np.float64) * header.slope + header.intercept).astype(np.float32)

@@ -19,7 +19,7 @@ from nibabel.nifti1 import Nifti1Extension
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from scintikit.dicom.scintigram import VIEWS, Scintigram, check_size
+from scintikit.dicom.scintigram import VIEWS, Scintigram, check_growth, check_size, ordinary_size
 from scintikit.errors import ImageReadError
 
 _NOTE = "scintikit"
@@ -35,6 +35,7 @@ def read_nifti(path: Path) -> Scintigram:
     The affine decides the direction: axes are flipped so that columns run to the patient's left and rows to the
     feet (or the back), which is how radiological viewers show it.
     """
+    stored = ordinary_size(path)
     with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
         head = file.read(_NIFTI_HEADER)
         if len(head) < _NIFTI_HEADER:
@@ -42,6 +43,7 @@ def read_nifti(path: Path) -> Scintigram:
         header = nib.Nifti1Header(head)
         columns, rows, views = _nifti_shape(header)
         size = int(header.get_data_offset()) + views * rows * columns * header.get_data_dtype().itemsize
+        check_growth(stored, size)
         data = head + file.read(size - len(head))
     if len(data) < size:
         raise ImageReadError(f"it has {len(data)} bytes, its header announces {size}")
@@ -87,16 +89,17 @@ def _as_displayed(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 def read_raster(path: Path) -> Scintigram:
     """Read a grey PNG (8 or 16 bits) or JPEG of one view; pixels are taken as counts as they stand."""
-    with path.open("rb") as file:
-        if not file.read(1):
-            raise ImageReadError("the file is empty")
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            check_size(1, image.height, image.width)
-            if image.getexif().get(0x0112, 1) != 1:
-                raise ImageReadError("it is stored rotated (EXIF orientation); save it upright")
-            array = _grey(image)
-            note = _parse_note(str(image.info.get(_NOTE, "")))
-            spacing = _png_spacing(image)
+    stored = ordinary_size(path)
+    if not stored:
+        raise ImageReadError("the file is empty")
+    with Image.open(path, formats=("PNG", "JPEG")) as image:
+        check_size(1, image.height, image.width)
+        check_growth(stored, image.height * image.width * len(image.getbands()))
+        if image.getexif().get(0x0112, 1) != 1:
+            raise ImageReadError("it is stored rotated (EXIF orientation); save it upright")
+        array = _grey(image)
+        note = _parse_note(str(image.info.get(_NOTE, "")))
+        spacing = _png_spacing(image)
     return _described(array[None].astype(np.float32), spacing, note)
 
 

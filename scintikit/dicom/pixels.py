@@ -21,10 +21,15 @@ from pydicom.uid import (
 
 from scintikit.dicom.elements import ParsedFile
 from scintikit.dicom.header import Header, T
+from scintikit.dicom.scintigram import check_growth
 from scintikit.errors import ImageReadError, MissingDecoderError
 
 # In order of preference. GDCM comes last: a damaged JPEG-LS frame makes it abort the process.
 _DECODERS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow", "gdcm")
+#: Bytes that frames and fragments may take beside the pixels: an item and an offset for each of the most frames.
+_OVERHEAD = 2**21
+#: The most tiles of a JPEG 2000 frame: a decoder sets up kilobytes for each before it decodes any.
+_MAX_TILES = 1024
 _FLOAT_KINDS = {T.FLOAT_PIXELS: "f4", T.DOUBLE_PIXELS: "f8"}
 
 
@@ -54,12 +59,17 @@ def find_pixels(file: ParsedFile, header: Header) -> Pixels:
         raise ImageReadError("the kind of pixel data contradicts BitsAllocated")
     if not decoder and not header.bytes <= stop - start <= header.bytes + header.bytes % 2:
         raise ImageReadError(f"its pixel data has {stop - start} bytes, its header announces {header.bytes}")
+    if decoder:
+        check_growth(stop - start, header.bytes)
+        if stop - start > 2 * header.bytes + _OVERHEAD:
+            raise ImageReadError(
+                f"its compressed pixel data has {stop - start} bytes, its header announces {header.bytes} uncompressed"
+            )
     return Pixels(start, stop, dtype, decoder)
 
 
-def read_pixels(file: ParsedFile, header: Header) -> np.ndarray:
+def read_pixels(file: ParsedFile, header: Header, pixels: Pixels) -> np.ndarray:
     """Return the pixels as stored, `(frame, row, column)`."""
-    pixels = find_pixels(file, header)
     shape = header.frames, header.rows, header.columns
     if pixels.decoder:
         return _decode(file.data[pixels.start : pixels.stop], header, file.syntax, pixels.decoder).reshape(shape)
@@ -154,7 +164,9 @@ def _codestream_size(data: bytes) -> tuple[int, int, int] | None:
     """
     start = data.find(b"\xff\x4f\xff\x51", 0, 1024)
     if start >= 0:  # JPEG 2000 (ISO 15444-1 A.5.1): the markers SOC and SIZ; a JP2 box may stand before them
-        x1, y1, x0, y0, *_, colours = struct.unpack(">8IH", data[start + 8 : start + 42])
+        x1, y1, x0, y0, tile_x, tile_y, *_, colours = struct.unpack(">8IH", data[start + 8 : start + 42])
+        if -(-x1 // tile_x) * -(-y1 // tile_y) > _MAX_TILES:
+            raise ImageReadError(f"a compressed frame is cut into more than {_MAX_TILES} tiles")
         return y1 - y0, x1 - x0, colours
     position = 2
     while position + 10 <= len(data) and data[position] == 0xFF:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,12 @@ MAX_FRAMES = 2**16
 
 VIEWS = ("ANT", "POST", "LLAT", "RLAT", "LAO", "RAO", "LPO", "RPO")
 """The views scintikit names: anterior, posterior, the laterals and the obliques."""
+
+
+#: What pixels may grow to in memory however few bytes they are stored in: a blank picture is compressed to nothing.
+_SMALL = 2**23
+#: How many times larger than that they may grow. Counts are noise: those of cameras are compressed to a 20th at best.
+_MAX_GROWTH = 256
 
 
 class ScintigramWarning(UserWarning):
@@ -122,6 +130,28 @@ def naming(path: Any) -> Iterator[None]:
         raise ImageReadError(f"cannot read {path}: {error.strerror or 'damaged file'}") from None
     except Exception as error:
         raise ImageReadError(f"cannot read {path}: the file is damaged ({type(error).__name__})") from None
+
+
+def ordinary_size(path: Path) -> int:
+    """Return a file's length in bytes; `ImageReadError` for a folder, pipe or device, which might never end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageReadError("it is not an ordinary file")
+    return status.st_size
+
+
+def largest_content(stored: int) -> int:
+    """Return how many bytes so many compressed ones may reasonably hold."""
+    return max(_SMALL, stored * _MAX_GROWTH)
+
+
+def check_growth(stored: int, announced: int) -> None:
+    """Raise `ImageReadError` if `stored` bytes are said to hold absurdly many when decompressed, before they are."""
+    if announced > largest_content(stored):
+        raise ImageReadError(
+            f"its header announces {announced} bytes of pixels, but the {stored} bytes that hold them are too few for "
+            f"a picture of counts (expected at least one in {_MAX_GROWTH})"
+        )
 
 
 def check_size(frames: int, rows: int, columns: int) -> None:

@@ -122,7 +122,7 @@ def encode_onnx(
     # A batch of one the exporter would take for a constant.
     inputs = tuple(example[:1].cpu().expand(3, *example.shape[1:]).contiguous() for example in examples.values())
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # that torchvision is absent is no news
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), torch.autocast("cpu", enabled=False):  # float32 wherever called
         warnings.simplefilter("ignore")
         program: Any = torch.onnx.export(
             network,
@@ -242,12 +242,8 @@ class OnnxNetwork(nn.Module):
         weights = self.path.with_name("model.pt")
         load_weights(self.network, weights)  # so that the file cannot hold other weights than the hash says
         model_sha256 = file_sha256(weights)
-        if self.path.is_file():
-            session = self._start(self.path.read_bytes())
-            stated = session.get_modelmeta().custom_metadata_map
-            fits = session.get_inputs()[0].shape[1:] == list(images.shape[1:])
-            if fits and stated == _identity(model_sha256, self.feature_layer):
-                return session
+        if self.path.is_file() and (session := self._fitting(images, model_sha256)):
+            return session
         logger.info("writing %s", self.path)
         content = _encode(self.network, images, self.feature_layer, model_sha256)
         try:
@@ -255,6 +251,16 @@ class OnnxNetwork(nn.Module):
         except OSError as error:  # a folder that may only be read
             logger.warning("%s cannot be written (%s); it is made anew each time", self.path, error.strerror)
         return self._start(content)
+
+    def _fitting(self, images: torch.Tensor, model_sha256: str) -> Any:
+        """Return a session that runs the file as it stands, or None if it is damaged or was made for something else."""
+        try:
+            session = self._start(self.path.read_bytes())
+        except Exception as error:  # those of onnxruntime have no common base
+            logger.warning("%s cannot be run (%s)", self.path, type(error).__name__)
+            return None
+        same = session.get_modelmeta().custom_metadata_map == _identity(model_sha256, self.feature_layer)
+        return session if same and session.get_inputs()[0].shape[1:] == list(images.shape[1:]) else None
 
     def _start(self, content: bytes) -> Any:
         options = self._runtime.SessionOptions()

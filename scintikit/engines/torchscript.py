@@ -53,7 +53,7 @@ def export_torchscript(
     # A copy: the network may be in channels-last order, on a GPU, in training, and have hooks.
     network = copy.deepcopy(network).to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), torch.autocast("cpu", enabled=False):  # float32 wherever called
         warnings.simplefilter("ignore")  # torch announces that it prefers torch.export
         for _ in range(2):  # only the first trace in a process leaves class names without a number
             traced = torch.jit.trace(network, tuple(examples), check_trace=False)
