@@ -40,4 +40,5 @@ html_title = "scintikit"
 html_extra_path = ["_extra"]  # index.html, which leads to docs/index.html
 html_show_sourcelink = False
 html_copy_source = False
+highlight_language = "text"  # a block that names no language has none
 pygments_style = "default"

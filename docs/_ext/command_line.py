@@ -32,7 +32,8 @@ class CommandLine(SphinxDirective):
 def _verbs() -> Iterator[str]:
     for verb in VERBS:
         function = getattr(importlib.import_module(f"tools.{verb}"), verb)
-        docstring = str(NumpyDocstring(inspect.getdoc(function) or "", STYLE)).replace(":raises ", ":Raises ")
+        docstring = str(NumpyDocstring(inspect.getdoc(function) or "", STYLE))
+        docstring = docstring.replace(":raises ", ":Raises ").replace(" -- ", ": ")
         yield f"## {verb}\n\n```text\n{_usage(verb, function)}\n```\n\n````{{eval-rst}}\n{docstring}\n````\n"
 
 
