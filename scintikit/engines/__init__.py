@@ -19,8 +19,10 @@ from scintikit.engines.handlers import (
     WeightAverage,
 )
 from scintikit.engines.inferer import AutocastInferer
-from scintikit.engines.network import coordinates, load_pretrained, prepare_network
+from scintikit.engines.network import coordinates, load_pretrained, prepare_inference, prepare_network
+from scintikit.engines.onnx import encode_onnx, export_onnx
 from scintikit.engines.outputs import EvaluationReport, WritePredictions
+from scintikit.engines.torchscript import export_torchscript
 
 __all__ = [
     "AutocastInferer",
@@ -41,11 +43,15 @@ __all__ = [
     "WritePredictions",
     "calibrate",
     "coordinates",
+    "encode_onnx",
+    "export_onnx",
+    "export_torchscript",
     "grad_cam",
     "load_calibration",
     "load_pretrained",
     "pick_device",
     "pick_dtype",
+    "prepare_inference",
     "prepare_network",
     "start_processes",
     "stop_processes",

@@ -134,6 +134,42 @@ def test_inference_unlike_the_training_is_refused(
         )
 
 
+@pytest.mark.onnx
+def test_onnx_gives_the_same_table(tiny_dataset: str, tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is in the extra `onnx`")
+    models = shutil.copytree(tiny_model, tmp_path / "models")
+    tables = {}
+    for runtime in ("torch", "onnx"):
+        run(
+            "thyroid_cls",
+            "inference",
+            dataset_dir=str(Path(tiny_dataset) / "images"),
+            ckpt_dir=str(models),
+            output_dir=str(tmp_path / runtime),
+            precision="fp32",
+            runtime=runtime,
+        )
+        tables[runtime] = pd.read_csv(tmp_path / runtime / "predictions.csv")
+    pd.testing.assert_frame_equal(tables["onnx"], tables["torch"], atol=1e-4, rtol=0)
+    assert (models / "model.onnx").is_file()
+
+
+@pytest.mark.onnx
+def test_grad_cam_with_onnx_is_refused_before_the_work(tiny_dataset: str, tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is in the extra `onnx`")
+    with pytest.raises(ConfigError, match="leave out --gradcam, or give --runtime torch"):
+        run(
+            "thyroid_cls",
+            "inference",
+            dataset_dir=str(Path(tiny_dataset) / "images"),
+            ckpt_dir=str(tiny_model),
+            output_dir=str(tmp_path),
+            runtime="onnx",
+            gradcam=True,
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_evaluation_writes_numbers_and_a_report(tiny_dataset: str, tiny_model: Path, tmp_path: Path) -> None:
     run(
         "thyroid_cls",

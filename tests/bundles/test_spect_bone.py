@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from scintikit.bundles import enter
 from scintikit.data import UNKNOWN, load_dataset, mirror_posterior
@@ -181,6 +182,25 @@ def test_inference_takes_two_frames_pairs_and_single_views_and_names_the_rest(
     assert "only the posterior view" in table.loc["posterior.dcm", "warning"]
     assert "upside_down.dcm" in table.loc["upside_down.dcm", "error"]
     assert (output / "images" / "whole.dcm.png").stat().st_size > 1000
+
+
+@pytest.mark.onnx
+def test_onnx_gives_the_same_table_and_heat_maps(tiny_bone_dataset: str, model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is in the extra `onnx`")
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    dataset = load_dataset(tiny_bone_dataset)
+    for item in dataset.splits["test"][:3]:  # with batches of two, a last one of one
+        shutil.copy(dataset.root / item["image"], inbox)
+    models = shutil.copytree(model, tmp_path / "models", ignore=shutil.ignore_patterns("runs"))
+    outputs = {}
+    for runtime in ("torch", "onnx"):
+        folders = {"dataset_dir": str(inbox), "ckpt_dir": str(models), "output_dir": str(tmp_path / runtime)}
+        run("spect_bone_cls", "inference", batch_size=2, precision="fp32", runtime=runtime, **folders, **SMALL)
+        pictures = [np.asarray(Image.open(path)) for path in sorted((tmp_path / runtime / "images").glob("*.png"))]
+        outputs[runtime] = pd.read_csv(tmp_path / runtime / "predictions.csv"), np.stack(pictures).astype(int)
+    pd.testing.assert_frame_equal(outputs["onnx"][0], outputs["torch"][0], atol=1e-4, rtol=0)
+    assert abs(outputs["onnx"][1] - outputs["torch"][1]).max() <= 2
 
 
 def test_a_model_of_another_architecture_is_refused(tiny_bone_dataset: str, model: Path, tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ class FlowNetwork(nn.Module):
         """
         if x.shape[-1] % self.step or x.shape[-2] % self.step:
             raise ConfigError(f"pictures are {tuple(x.shape[-2:])}; expected sides that are multiples of {self.step}")
-        t = x.new_zeros(len(x)) if t is None else t.to(x)
+        # x.shape[0] throughout, not len(x): an export would take that for a constant.
+        t = x.new_zeros(x.shape[0]) if t is None else t.to(x)
         mask = self.no_mask(x) if mask is None else mask.to(x)
         if mask.shape[1] != self.mask_labels + 1:
             raise ConfigError(f"masks have {mask.shape[1]} channels; expected {self.mask_labels + 1}, see mask_labels")
@@ -109,13 +110,13 @@ class FlowNetwork(nn.Module):
 
     def no_mask(self, x: torch.Tensor) -> torch.Tensor:
         """Return the mask `(B, mask_labels + 1, H, W)` that says nothing about the structures."""
-        mask = x.new_zeros(len(x), self.mask_labels + 1, *x.shape[-2:])
+        mask = x.new_zeros(x.shape[0], self.mask_labels + 1, *x.shape[-2:])
         mask[:, -1] = 1
         return mask
 
     def one_hot(self, x: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
         """Return `(B, classes + 1)`: 0/1 for each class, and a last column for no class."""
-        result = x.new_zeros(len(x), self.classes + 1)
+        result = x.new_zeros(x.shape[0], self.classes + 1)
         if y is None:
             result[:, -1] = 1
         elif y.ndim == 1:

@@ -140,7 +140,8 @@ class DiffusionNetwork(nn.Module):
         """
         if x.shape[-1] % self.step or x.shape[-2] % self.step:
             raise ConfigError(f"latents are {tuple(x.shape[-2:])}; expected sides that are multiples of {self.step}")
-        t = x.new_zeros(len(x)) if t is None else t
+        # x.shape[0] throughout, not len(x): an export would take that for a constant.
+        t = x.new_zeros(x.shape[0]) if t is None else t
         mask = self.no_mask(x) if mask is None else F.adaptive_avg_pool2d(mask.to(x), x.shape[-2:])
         if mask.shape[1] != self.mask_labels + 1:
             raise ConfigError(f"masks have {mask.shape[1]} channels; expected {self.mask_labels + 1}, see mask_labels")
@@ -155,10 +156,10 @@ class DiffusionNetwork(nn.Module):
 
     def no_mask(self, x: torch.Tensor) -> torch.Tensor:
         """Return the mask `(B, mask_labels + 1, h, w)` that says nothing about the structures."""
-        mask = x.new_zeros(len(x), self.mask_labels + 1, *x.shape[-2:])
+        mask = x.new_zeros(x.shape[0], self.mask_labels + 1, *x.shape[-2:])
         mask[:, -1] = 1
         return mask
 
     def no_prompt(self, x: torch.Tensor) -> torch.Tensor:
         """Return the tokens `(B, L)` of no prompt."""
-        return self.text.no_prompt().to(x.device).expand(len(x), -1)
+        return self.text.no_prompt().to(x.device).expand(x.shape[0], -1)
