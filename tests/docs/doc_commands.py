@@ -52,9 +52,17 @@ def commands(text: str) -> Iterator[list[str]]:
     """Yield the words of each command that starts one of this project's programs."""
     text = _HEREDOC.sub("", text).replace("\\\n", " ")
     for line in text.splitlines():
-        line = re.sub(r"\[(--[^]]+)\]", r"\1", line)  # what a synopsis says may be given
+        line = re.sub(r"\[(--[^]]+)\]", r"\1", line.removeprefix("$ "))  # what a synopsis says may be given
         if line.startswith(_PROGRAMS):
             yield shlex.split(line, comments=True)
+
+
+def inline(page: Path) -> Iterator[list[str]]:
+    """Yield the words of each whole command that stands in a sentence."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    for command in re.findall(r"`((?:scintikit|python -m|torchrun) [^`]+)`", text):
+        if not re.search(r"\b[A-Z]{4,}\b|\.\.\.", command) and "--" in command:  # not `scintikit VERB`
+            yield from commands(" ".join(command.split()))
 
 
 def runnable(page: Path) -> list[str]:

@@ -14,7 +14,20 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from doc_commands import CHECKED, README, ROOT, RUN, blocks, check, commands, runnable, small, tools_words
+from doc_commands import (
+    CHECKED,
+    README,
+    ROOT,
+    RUN,
+    SMALL,
+    blocks,
+    check,
+    commands,
+    inline,
+    runnable,
+    small,
+    tools_words,
+)
 
 from scintikit.data import load_dataset
 from scintikit.dicom import read_scintigram, write_scintigram
@@ -36,6 +49,8 @@ def test_commands_name_what_exists(page: Path) -> None:
             continue  # it is run
         for words in commands(block.text):
             check(words, bundle)
+    for words in inline(page):
+        check(words, bundle)
 
 
 @pytest.mark.parametrize(
@@ -188,5 +203,11 @@ def test_commands_run(page: Path, checkout: Path, shell: dict[str, str]) -> None
         assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
-def test_readme_is_read() -> None:
-    assert len(runnable(README)) >= 5
+def test_small_yaml_says_nothing_that_no_page_needs() -> None:
+    lines = [line for block in blocks(README) for line in block.text.splitlines()]
+    skipped = [start for start in SMALL["not_run_in_readme"] if not any(line.startswith(start) for line in lines)]
+    run = [
+        " ".join(tools_words(words) or []) + " " for page in RUN for text in runnable(page) for words in commands(text)
+    ]
+    added = [start for start in SMALL["added"] if not any(line.startswith(start + " ") for line in run)]
+    assert (skipped, added) == ([], [])
