@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint setup system label-env clean
+.PHONY: help demo test docs lint setup system label-env clean
 
 help:
 	@echo "make demo    set up .venv, simulate nine cameras, train, test and run thyroid_cls, draw synthetic scintigrams (about 10 minutes, 2 cores)"
 	@echo "make setup   .venv with everything that is needed"
 	@echo "make test    set up what is needed, check style and types, run the tests"
+	@echo "make docs    the site, in build/site"
 	@echo "make lint    ruff and mypy only"
 	@echo "make label-env   .venv-label, the separate environment of MONAI Label (deploy/monailabel)"
 	@echo "make clean   remove .venv, demo/ and caches"
@@ -28,6 +29,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/python -m tools demo
+
+docs: setup
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs . build/site
+	@echo "open build/site/index.html"
 
 lint: setup
 	$(BIN)/ruff check .

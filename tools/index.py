@@ -55,7 +55,7 @@ def index(
     classes : str
         Class names in their order, as in 'diffuse goiter,nodular goiter'. Default: in alphabetical order.
     multi_label : bool
-        Labels are several classes separated by |, or none.
+        Labels are several classes separated by a vertical bar, or none.
     negative : str
         Labels that mean none of the classes, as in 'normal'; with --multi_label.
     patient_pattern : str, optional

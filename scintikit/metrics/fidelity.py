@@ -94,9 +94,9 @@ def _within(features: np.ndarray, of_class: np.ndarray, own_across: np.ndarray) 
 def fid(real: ArrayLike, synthetic: ArrayLike) -> float:
     """Return the Frechet distance of the normal distributions fitted to features (N, D) and (M, D).
 
-    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2), Heusel et al., NeurIPS 2017 (arXiv 1706.08500). The trace of the root is
-    the sum of the singular values of R1 R2^T, where R^T R is a covariance matrix: exact, and much faster than a matrix
-    root. Its bias grows as the samples shrink: compare values of equal sample sizes only.
+    `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2)`, Heusel et al., NeurIPS 2017 (arXiv 1706.08500). The trace of the root
+    is the sum of the singular values of R1 R2^T, where R^T R is a covariance matrix: exact, and much faster than a
+    matrix root. Its bias grows as the samples shrink: compare values of equal sample sizes only.
     """
     first, second = _check_features(real, synthetic)
     difference = first.mean(axis=0) - second.mean(axis=0)

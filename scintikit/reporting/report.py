@@ -70,8 +70,8 @@ def write_report(
         What was found, in sentences; the first is the largest.
     headline : sequence of (name, value) or (name, value, detail)
         The few numbers that matter; a detail is small print such as the interval.
-    figures : sequence of Picture, (caption, image) or Table
-        In the order of reading; a table takes the whole width.
+    figures : sequence of Picture, pair or Table
+        In the order of reading; a pair is a caption and an image, a table takes the whole width.
     tables : sequence of Table
         They follow the figures.
     notes : sequence of str
