@@ -17,10 +17,10 @@ from monai.engines import SupervisedEvaluator
 
 from scintikit import __version__
 from scintikit.data import load_dataset
-from scintikit.engines.calibration import file_sha256, load_calibration
+from scintikit.engines.calibration import load_calibration
 from scintikit.engines.gradcam import grad_cam
 from scintikit.errors import DatasetError
-from scintikit.files import write_atomic, write_json
+from scintikit.files import file_sha256, write_atomic, write_json
 from scintikit.metrics import conformal_sets, evaluate_classifier, ood_score
 from scintikit.reporting import classification_report, overlay_png, predictions_table
 
@@ -348,6 +348,11 @@ class WritePredictions(PredictionWriter):
     def __init__(self, *, cam_layer: str, gradcam: bool = False, **others: Any) -> None:
         super().__init__(overlay=gradcam, **others)
         self.cam_layer = cam_layer
+
+    def _start(self, engine: SupervisedEvaluator) -> None:
+        super()._start(engine)
+        if self.overlay:  # a network without that layer is an error before the work, not after the first batch
+            engine.network.get_submodule(self.cam_layer)
 
     def tabulate(self, readable: Readable, probabilities: np.ndarray, ood_scores: np.ndarray) -> pd.DataFrame:
         """Return the table with conformal sets."""
