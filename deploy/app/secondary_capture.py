@@ -34,7 +34,7 @@ def secondary_capture(
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
-        patient_orientation=("L", "F"),  # anterior views; see below
+        patient_orientation=("L", "F"),  # the constructor wants one
         series_instance_uid=result_uid(job, classifier, "SC series"),
         series_number=SERIES_NUMBER,
         sop_instance_uid=result_uid(job, classifier, "SC"),
@@ -46,6 +46,7 @@ def secondary_capture(
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     image.PatientOrientation = None  # panels of several views have no common one
+    image.Laterality = None
     image.ImageType = ["DERIVED", "SECONDARY"]
     image.BurnedInAnnotation = "YES"
     image.RecognizableVisualFeatures = "NO"
@@ -58,7 +59,9 @@ def _reference(job: Job, number: int) -> Dataset:
     instance, item = job.instances[number], Dataset()
     item.ReferencedSOPClassUID = instance.sop_class
     item.ReferencedSOPInstanceUID = instance.sop_instance
-    item.ReferencedFrameNumber = instance.frames(job.rule.views)
+    frames = instance.frames(job.rule.views)
+    if frames:
+        item.ReferencedFrameNumber = frames
     item.PurposeOfReferenceCodeSequence = [own.SOURCE_IMAGE]
     return item
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
@@ -24,6 +25,7 @@ from highdicom.sr import (
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.uid import generate_uid
 
 from scintikit import __version__
 from scintikit.classifier import Classifier
@@ -68,12 +70,13 @@ def structured_report(
         software_versions=f"{classifier.name} {classifier.version}, scintikit {__version__}",
         series_description=f"{classifier.name}: RESEARCH USE ONLY",
         is_complete=True,
+        coding_schemes=[CodingSchemeIdentificationItem(own.SCHEME, name="Private codes of scintikit")],
     )
 
 
 def _observer(classifier: Classifier) -> ObservationContext:
     device = DeviceObserverIdentifyingAttributes(
-        uid=_device_uid(classifier),
+        uid=generate_uid(entropy_srcs=[MANUFACTURER, classifier.name, classifier.model_sha256]),
         name=MANUFACTURER,
         manufacturer_name=MANUFACTURER,
         model_name=f"{classifier.name} {classifier.version}",
