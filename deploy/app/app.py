@@ -65,7 +65,10 @@ class ClassifyStudies(Operator):
         self.rules = rules
         self.outcomes: dict[str, Outcome] = {}
         bundles = {rule.bundle for rule in rules}
-        options = {"device": os.environ.get("SCINTIKIT_DEVICE"), "runtime": os.environ.get("SCINTIKIT_RUNTIME", "torch")}
+        options = {
+            "device": os.environ.get("SCINTIKIT_DEVICE"),
+            "runtime": os.environ.get("SCINTIKIT_RUNTIME", "torch"),
+        }
         self.classifiers = load_classifiers(models, bundles, **options)
         super().__init__(fragment, *args, **kwargs)
 
@@ -93,7 +96,11 @@ class ScintigraphyApp(Application):
         once = CountCondition(self, 1)  # an operator without input would begin again for ever
         load = LoadStudies(self, once, folder=Path(context.input_path), name="load_studies")
         self.classify = ClassifyStudies(
-            self, output=Path(context.output_path), models=Path(context.model_path), rules=rules, name="classify_studies"
+            self,
+            output=Path(context.output_path),
+            models=Path(context.model_path),
+            rules=rules,
+            name="classify_studies",
         )
         self.add_flow(load, self.classify, {("studies", "studies")})
 

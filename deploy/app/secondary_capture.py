@@ -45,8 +45,8 @@ def secondary_capture(
         series_description=f"{classifier.name}: {BANNER}",
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
-    image.PatientOrientation = None  # panels of several views have no common one
-    image.Laterality = None
+    image.PatientOrientation = ""  # panels of several views have no common one
+    image.Laterality = ""
     image.ImageType = ["DERIVED", "SECONDARY"]
     image.BurnedInAnnotation = "YES"
     image.RecognizableVisualFeatures = "NO"
@@ -96,7 +96,7 @@ def draw_banner(picture: bytes, line: str, classifier: Classifier) -> Image.Imag
     return page
 
 
-def _font(pen: ImageDraw.ImageDraw, text: str, size: float, width: int) -> ImageFont.FreeTypeFont:
+def _font(pen: ImageDraw.ImageDraw, text: str, size: float, width: int) -> Any:
     """Return a font of that size, or smaller if the text were too wide."""
     font = ImageFont.load_default(size)
     return ImageFont.load_default(size * min(1.0, 0.96 * width / pen.textlength(text, font=font)))

@@ -157,7 +157,8 @@ def _rule(values: Any, where: str) -> Rule:
             re.compile(texts.get(name, ""))
     except (ImageReadError, re.error) as error:
         raise ConfigError(f"{where}: {error}") from error
-    return Rule(**texts, **{name: tuple(value) for name, value in lists.items()})
+    arguments: dict[str, Any] = texts | {name: tuple(value) for name, value in lists.items()}
+    return Rule(**arguments)
 
 
 def read_instance(path: Path) -> Instance:

@@ -82,9 +82,7 @@ def _observer(classifier: Classifier) -> ObservationContext:
         model_name=f"{classifier.name} {classifier.version}",
     )
     return ObservationContext(
-        observer_device_context=ObserverContext(
-            observer_type=codes.DCM.Device, observer_identifying_attributes=device
-        )
+        observer_device_context=ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
     )
 
 
@@ -127,21 +125,15 @@ def _class_group(
             QualitativeEvaluation(own.MOST_PROBABLE, _yes(name == content["prediction"])),
             QualitativeEvaluation(own.IN_CONFORMAL_SET, _yes(name in content["conformal_set"])),
         ]
-    return _group(
-        own.finding(name), name, job, classifier, measurements=measurements, qualitative_evaluations=said
-    )
+    return _group(own.finding(name), name, job, classifier, measurements=measurements, qualitative_evaluations=said)
 
 
-def _image_group(
-    job: Job, content: Mapping[str, Any], classifier: Classifier
-) -> MeasurementsAndQualitativeEvaluations:
+def _image_group(job: Job, content: Mapping[str, Any], classifier: Classifier) -> MeasurementsAndQualitativeEvaluations:
     measurements = [_number(own.OOD_SCORE, content["ood_score"])]
     if "conformal_coverage" in content:
         measurements.append(_number(own.COVERAGE, content["conformal_coverage"]))
     unlike = QualitativeEvaluation(own.UNLIKE, _yes(content["unlike_training_data"]))
-    group = _group(
-        own.LIKENESS, "image", job, classifier, measurements=measurements, qualitative_evaluations=[unlike]
-    )
+    group = _group(own.LIKENESS, "image", job, classifier, measurements=measurements, qualitative_evaluations=[unlike])
     for text in filter(None, (content["notice"], content.get("warning"))):
         group[0].ContentSequence.append(TextContentItem(own.COMMENT, text, RelationshipTypeValues.CONTAINS))
     return group
