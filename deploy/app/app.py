@@ -65,11 +65,8 @@ class ClassifyStudies(Operator):
         self.rules = rules
         self.outcomes: dict[str, Outcome] = {}
         bundles = {rule.bundle for rule in rules}
-        options = {
-            "device": os.environ.get("SCINTIKIT_DEVICE"),
-            "runtime": os.environ.get("SCINTIKIT_RUNTIME", "torch"),
-        }
-        self.classifiers = load_classifiers(models, bundles, **options)
+        device, runtime = os.environ.get("SCINTIKIT_DEVICE"), os.environ.get("SCINTIKIT_RUNTIME", "torch")
+        self.classifiers = load_classifiers(models, bundles, device, runtime)
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
@@ -38,7 +40,17 @@ def load_classifiers(
     bundles = {name: root for name, root in find_bundles(Path(folder)).items() if name in names}
     if not bundles:
         raise ConfigError(f"there is none of the bundles {', '.join(sorted(names))} in {folder}; unpack them there")
-    for root in bundles.values():
-        if (root / "manifest.json").is_file():
-            check_hashes(root)
-    return {name: Classifier(root, device, runtime) for name, root in bundles.items()}
+    return {name: _load(root, device, runtime) for name, root in bundles.items()}
+
+
+def _load(root: Path, device: str | None, runtime: str) -> Classifier:
+    if not (root / "manifest.json").is_file():
+        return Classifier(root, device, runtime)
+    check_hashes(root)
+    before = sys.pycache_prefix
+    with tempfile.TemporaryDirectory() as empty:  # caches that lie in the folder are not what was checked
+        sys.pycache_prefix = empty
+        try:
+            return Classifier(root, device, runtime)
+        finally:
+            sys.pycache_prefix = before

@@ -45,7 +45,7 @@ def secondary_capture(
         series_description=f"{classifier.name}: {BANNER}",
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
-    image.PatientOrientation = ""  # panels of several views have no common one
+    image.PatientOrientation = []  # panels of several views have no common one
     image.Laterality = ""
     image.ImageType = ["DERIVED", "SECONDARY"]
     image.BurnedInAnnotation = "YES"
