@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test docs lint setup system label-env clean
+.PHONY: help demo test docs lint setup system label-env deploy-env clean
 
 help:
 	@echo "make demo    set up .venv, simulate nine cameras, train, test and run thyroid_cls, draw synthetic scintigrams (about 10 minutes, 2 cores)"
@@ -12,8 +12,9 @@ help:
 	@echo "make test    set up what is needed, check style and types, run the tests"
 	@echo "make docs    the site, in build/site"
 	@echo "make lint    ruff and mypy only"
+	@echo "make deploy-env  .venv-deploy with the MONAI Deploy SDK, to run deploy/app (Linux)"
 	@echo "make label-env   .venv-label, the separate environment of MONAI Label (deploy/monailabel)"
-	@echo "make clean   remove .venv, demo/ and caches"
+	@echo "make clean   remove environments, demo/, build/ and caches"
 
 setup: $(STAMP)
 
@@ -45,12 +46,26 @@ system:
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y dicom3tools >/dev/null; } || \
 		echo "dciodvfy (Debian package dicom3tools) is not installed: its tests will be skipped"
 
+# The MONAI Deploy SDK needs older packages than ours beside it, and installs into MONAI's own folder, from where every
+# `import monai` would import it. So it has an environment of its own, which finds the rest in ours.
+DEPLOY := .venv-deploy
+SITE := import sysconfig; print(sysconfig.get_path("purelib"))
+
+deploy-env: $(DEPLOY)/.installed
+
+$(DEPLOY)/.installed: deploy/app/requirements.txt $(STAMP)
+	$(BIN)/python -m venv --clear --without-pip $(DEPLOY)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c '$(SITE)')')" > "$$($(DEPLOY)/bin/python -c '$(SITE)')/development.pth"
+	$(DEPLOY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-installed -c constraints.txt monai
+	$(DEPLOY)/bin/python -m pip install --quiet --disable-pip-version-check -r deploy/app/requirements.txt
+	@touch $@
+
 # A GPL decoder that scintikit must not depend on, kept apart and only tested against.
 $(VENV)/gpl/.installed: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/gpl -c constraints.txt pylibjpeg-libjpeg
 	@touch $@
 
-test: lint system $(VENV)/gpl/.installed
+test: lint system $(VENV)/gpl/.installed $(if $(filter Linux,$(shell uname)),deploy-env)
 	SCINTIKIT_GPL_DECODER=$(abspath $(VENV)/gpl) $(BIN)/python -m pytest
 
 # MONAI Label cannot share an environment with scintikit: deploy/monailabel/README.md says why.
@@ -58,4 +73,4 @@ label-env:
 	PYTHON=$(PYTHON) deploy/monailabel/make_environment.sh $(VENV)-label
 
 clean:
-	rm -rf $(VENV) $(VENV)-label demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-label $(DEPLOY) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +23,8 @@ _LONGEST_HEAD = 2**26  # with all that makers put into it; deflated files are re
 class HeaderSummary:
     """What an index needs to know of a file, from its header alone.
 
-    `reason` is "" for a usable scintigram, else why it is refused. The identifiers are there to be hashed or
+    `reason` is "" for a usable scintigram, else why it is refused. `read_frames` are those, from 0, that are read by
+    default: of several energy windows, the frames of the photopeak. The identifiers are there to be hashed or
     compared, never shown, so they are left out of the `repr`.
     """
 
@@ -43,6 +45,7 @@ class HeaderSummary:
     patient_id: str = field(default="", repr=False)
     institution: str = field(default="", repr=False)
     station: str = field(default="", repr=False)
+    read_frames: tuple[int, ...] = ()
 
 
 def scan_header(path: str | os.PathLike[str]) -> HeaderSummary:
@@ -50,32 +53,38 @@ def scan_header(path: str | os.PathLike[str]) -> HeaderSummary:
     try:
         with naming(path):
             parsed, header, _ = _parse(Path(path), whole=False)
-            if len(set(header.windows)) > 1:
-                frames_of_window(header.windows, windows_kev(parsed.elements, header.windows), None)
-            return _summary(path, parsed.elements, header)
+            frames = frames_of_window(header.windows, windows_kev(parsed.elements, header.windows), None)
+            return _summary(path, parsed.elements, header, frames)
     except ImageReadError as error:
         return HeaderSummary(path=str(path), usable=False, reason=str(error))
 
 
-def _parse(path: Path, *, whole: bool) -> tuple[ParsedFile, Header, Pixels]:
-    """Read a file's header and find its pixels; if `whole`, read these too, once all that is announced makes sense."""
-    length = ordinary_size(path)
-    with path.open("rb", buffering=0) as file:
+def parse_start(path: str | os.PathLike[str], wanted: frozenset[int], sequences: frozenset[int]) -> ParsedFile:
+    """Parse a file as `parse_file` does, by its first bytes: as many as the header may have."""
+    length = ordinary_size(Path(path))
+    with Path(path).open("rb", buffering=0) as file:
         head = file.read(_HEAD)
         try:
-            parsed = parse_file(head, length, WANTED, SEQUENCES)
+            return parse_file(head, length, wanted, sequences)
         except Truncated:
             more = min(_LONGEST_HEAD, length - len(head))
-            parsed = parse_file(head + file.read(more), length, WANTED, SEQUENCES)
-        header = parse_header(parsed.elements)
-        pixels = find_pixels(parsed, header)
-        if whole and len(parsed.data) < pixels.stop:
-            file.seek(0)
+            return parse_file(head + file.read(more), length, wanted, sequences)
+
+
+def _parse(path: Path, *, whole: bool) -> tuple[ParsedFile, Header, Pixels]:
+    """Read a file's header and find its pixels; if `whole`, read these too, once all that is announced makes sense."""
+    parsed = parse_start(path, WANTED, SEQUENCES)
+    header = parse_header(parsed.elements)
+    pixels = find_pixels(parsed, header)
+    if whole and len(parsed.data) < pixels.stop:
+        with path.open("rb", buffering=0) as file:
             parsed = replace(parsed, data=file.read(pixels.stop))
     return parsed, header, pixels
 
 
-def _summary(path: str | os.PathLike[str], elements: Elements, header: Header) -> HeaderSummary:
+def _summary(
+    path: str | os.PathLike[str], elements: Elements, header: Header, read_frames: Sequence[int]
+) -> HeaderSummary:
     return HeaderSummary(
         path=str(path),
         usable=True,
@@ -94,6 +103,7 @@ def _summary(path: str | os.PathLike[str], elements: Elements, header: Header) -
         patient_id=elements.international_text(T.PATIENT_ID),
         institution=elements.international_text(T.INSTITUTION),
         station=elements.international_text(T.STATION),
+        read_frames=tuple(read_frames),
     )
 
 

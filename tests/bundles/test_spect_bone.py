@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,6 @@ from scintikit.dicom import read_scintigram, write_scintigram
 from scintikit.errors import ConfigError
 from tools.run import BUNDLES, run
 
-SMALL = {"image_size": [128, 32], "spacing_mm": 18.4}  # a sixteenth of the pixels
 ARCHITECTURES = ("two_view", "alexnet", "resnet18", "densenet121")
 
 
@@ -28,15 +28,6 @@ ARCHITECTURES = ("two_view", "alexnet", "resnet18", "densenet121")
 def networks() -> ModuleType:
     enter(BUNDLES / "spect_bone_cls")
     return importlib.import_module("scripts.network")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_bone_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `model.pt` and `calibration.pt`, trained for two epochs."""
-    folder = tmp_path_factory.mktemp("bone")
-    folders = {"dataset_dir": tiny_bone_dataset, "ckpt_dir": str(folder), "log_dir": str(folder / "runs")}
-    run("spect_bone_cls", "training", max_epochs=2, batch_size=4, **folders, **SMALL)
-    return folder
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -123,16 +114,18 @@ def test_masks_teach_where_lesions_are_and_unknown_ones_do_not(networks: ModuleT
     assert loss(pred[:, :2], labels[:, :2]) < loss(pred, labels)
 
 
-def test_evaluation_measures_diseases_and_lesions(tiny_bone_dataset: str, model: Path, tmp_path: Path) -> None:
+def test_evaluation_measures_diseases_and_lesions(
+    tiny_bone_dataset: str, tiny_bone_model: Path, small_bone: dict[str, Any], tmp_path: Path
+) -> None:
     run(
         "spect_bone_cls",
         "evaluating",
         dataset_dir=tiny_bone_dataset,
-        ckpt_dir=str(model),
+        ckpt_dir=str(tiny_bone_model),
         log_dir=str(tmp_path),
         output_dir=str(tmp_path / "eval"),
         bootstrap=20,
-        **SMALL,
+        **small_bone,
     )
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     test = load_dataset(tiny_bone_dataset).splits["test"]
@@ -146,7 +139,7 @@ def test_evaluation_measures_diseases_and_lesions(tiny_bone_dataset: str, model:
 
 
 def test_inference_takes_two_frames_pairs_and_single_views_and_names_the_rest(
-    tiny_bone_dataset: str, model: Path, tmp_path: Path
+    tiny_bone_dataset: str, tiny_bone_model: Path, small_bone: dict[str, Any], tmp_path: Path
 ) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
@@ -166,11 +159,11 @@ def test_inference_takes_two_frames_pairs_and_single_views_and_names_the_rest(
         "spect_bone_cls",
         "inference",
         dataset_dir=str(inbox),
-        ckpt_dir=str(model),
+        ckpt_dir=str(tiny_bone_model),
         output_dir=str(output),
         batch_size=2,
         precision="fp32",
-        **SMALL,
+        **small_bone,
     )
     table = pd.read_csv(output / "predictions.csv").set_index("id")
     assert set(table.index) == {"whole.dcm", "turned.dcm", "posterior.dcm", "upside_down.dcm", "scan_ant.png"}
@@ -185,25 +178,34 @@ def test_inference_takes_two_frames_pairs_and_single_views_and_names_the_rest(
 
 
 @pytest.mark.onnx
-def test_onnx_gives_the_same_table_and_heat_maps(tiny_bone_dataset: str, model: Path, tmp_path: Path) -> None:
+def test_onnx_gives_the_same_table_and_heat_maps(
+    tiny_bone_dataset: str, tiny_bone_model: Path, small_bone: dict[str, Any], tmp_path: Path
+) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is in the extra `onnx`")
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     dataset = load_dataset(tiny_bone_dataset)
     for item in dataset.splits["test"][:3]:  # with batches of two, a last one of one
         shutil.copy(dataset.root / item["image"], inbox)
-    models = shutil.copytree(model, tmp_path / "models", ignore=shutil.ignore_patterns("runs"))
+    models = shutil.copytree(tiny_bone_model, tmp_path / "models", ignore=shutil.ignore_patterns("runs"))
     outputs = {}
     for runtime in ("torch", "onnx"):
         folders = {"dataset_dir": str(inbox), "ckpt_dir": str(models), "output_dir": str(tmp_path / runtime)}
-        run("spect_bone_cls", "inference", batch_size=2, precision="fp32", runtime=runtime, **folders, **SMALL)
+        run("spect_bone_cls", "inference", batch_size=2, precision="fp32", runtime=runtime, **folders, **small_bone)
         pictures = [np.asarray(Image.open(path)) for path in sorted((tmp_path / runtime / "images").glob("*.png"))]
         outputs[runtime] = pd.read_csv(tmp_path / runtime / "predictions.csv"), np.stack(pictures).astype(int)
     pd.testing.assert_frame_equal(outputs["onnx"][0], outputs["torch"][0], atol=1e-4, rtol=0)
     assert abs(outputs["onnx"][1] - outputs["torch"][1]).max() <= 2
 
 
-def test_a_model_of_another_architecture_is_refused(tiny_bone_dataset: str, model: Path, tmp_path: Path) -> None:
-    options = {"dataset_dir": tiny_bone_dataset, "ckpt_dir": str(model), "output_dir": str(tmp_path), **SMALL}
+def test_a_model_of_another_architecture_is_refused(
+    tiny_bone_dataset: str, tiny_bone_model: Path, small_bone: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {
+        "dataset_dir": tiny_bone_dataset,
+        "ckpt_dir": str(tiny_bone_model),
+        "output_dir": str(tmp_path),
+        **small_bone,
+    }
     with pytest.raises(ConfigError, match="architecture"):
         run("spect_bone_cls", "inference", architecture="resnet18", **options)
