@@ -39,6 +39,7 @@ def start(node: Node, given: argparse.Namespace) -> None:
     node.prepare()
     with _lock(node, "node"):
         check_ports(node)
+        Ledger(node.ledger).close()  # the page reads it from the start
         command, environment = node.orthanc()
         options = ["--application", given.application, "--models", str(given.models)]
         programs = [

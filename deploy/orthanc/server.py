@@ -25,9 +25,7 @@ logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).resolve().parent
 USER = "scintikit"
-LONGEST_PAUSE_S = 30.0
-STEADY_S = 10.0
-"""A program that ran this long is started again at once; others wait twice as long each time."""
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 
 
 class NodeError(ScintikitError):
@@ -129,7 +127,7 @@ class Node:
 
 
 class Program:
-    """A program that is started again whenever it ends.
+    """A program that is started again whenever it ends: soon if it was killed, ever later if it gives up by itself.
 
     Parameters
     ----------
@@ -145,23 +143,20 @@ class Program:
         self.environment = environment
         self.process: subprocess.Popen[bytes] | None = None
         self.pause = 0.0
-        self.since = 0.0
+        self.ended = 0.0
 
     def keep(self) -> None:
         """Start it if it does not run and its pause is over."""
         if self.process is not None and self.process.poll() is None:
             return
-        lasted = time.monotonic() - self.since
         if self.process is not None:
             code = self.process.returncode
-            self.pause = 0.0 if lasted > STEADY_S else min(2 * self.pause + 0.5, LONGEST_PAUSE_S)
-            logger.warning("%s ended with %s; starting it again in %.1f s", self.name, code, self.pause)
-            self.process, self.since = None, time.monotonic()
-            return
-        if self.since and lasted < self.pause:
+            self.pause = SHORTEST_PAUSE_S if code < 0 else min(2 * self.pause + SHORTEST_PAUSE_S, LONGEST_PAUSE_S)
+            logger.warning("%s ended with %d; starting it again in %.1f s", self.name, code, self.pause)
+            self.process, self.ended = None, time.monotonic()
+        if time.monotonic() - self.ended < self.pause:
             return
         self.process = subprocess.Popen(self.command, env=self.environment, stdin=subprocess.DEVNULL)
-        self.since = time.monotonic()
 
     @property
     def state(self) -> str:

@@ -70,8 +70,7 @@ def draw_page(ledger: Path, programs: Programs) -> str:
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     environment.filters["ago"] = _ago
-    status = read_status(ledger) if ledger.exists() else {"counts": {}, "rates": {}} | dict.fromkeys(LISTS, ())
-    return environment.get_template("status.html").render(now=time.time(), programs=programs(), **status)
+    return environment.get_template("status.html").render(now=time.time(), programs=programs(), **read_status(ledger))
 
 
 def serve(ledger: Path, programs: Programs, port: int) -> ThreadingHTTPServer:

@@ -49,7 +49,7 @@ def run_cheaply(files, output):
     output.mkdir()
     report, picture = (_result(source, uids, kind) for kind in ("SR", "OT"))
     pixels = np.random.default_rng(0).integers(0, 255, (32, 64, 3), dtype=np.uint8)
-    picture.set_pixel_data(pixels, "RGB", 8)
+    picture.set_pixel_data(pixels, "RGB", 8, generate_instance_uid=False)
     paths = [output / "report.dcm", output / "picture.dcm"]
     for path, result in zip(paths, (report, picture), strict=True):
         result.save_as(path, enforce_file_format=True)
