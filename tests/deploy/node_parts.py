@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import shutil
 import socket
+import sqlite3
 import subprocess
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +18,14 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 from deploy.orthanc.archive import Archive, ArchiveAway
+from deploy.orthanc.ledger import Ledger
 from deploy.orthanc.server import Node
+from deploy.orthanc.watcher import Settings, Watcher
 from scintikit.dicom import write_scintigram
 
 BASIC_TEXT_SR = "1.2.840.10008.5.1.4.1.1.88.11"
 NAME = "Nobody^Secret"
+INSTALLED = shutil.which("Orthanc", path="/usr/sbin:/usr/bin") is not None
 SECRETS = (NAME, "ID-4711", "19610203")
 
 
@@ -125,6 +131,33 @@ def results(archive: Archive, modality: str) -> dict:
         series = [one for one in archive.series(study) if one["MainDicomTags"]["Modality"] == modality]
         found[study] = sum(len(one["Instances"]) for one in series)
     return found
+
+
+@contextlib.contextmanager
+def watching(node, run=run_cheaply):
+    """Run a node's watcher in a thread."""
+    stop = threading.Event()
+
+    def work():
+        ledger = Ledger(node.ledger)
+        settings = Settings(stable_s=node.stable_s, poll_s=0.1)
+        Watcher(node.archive(), ledger, run, node.folder / "work", settings).run(stop)
+        ledger.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def rows(node):
+    """Return the ledger's studies."""
+    with contextlib.closing(sqlite3.connect(f"file:{node.ledger}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute("SELECT * FROM studies")]
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -21,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.orthanc,
     pytest.mark.slow,
-    pytest.mark.skipif(not shutil.which("Orthanc", path="/usr/sbin:/usr/bin"), reason="Orthanc is not installed"),
+    pytest.mark.skipif(not parts.INSTALLED, reason="Orthanc is not installed"),
 ]
 
 
