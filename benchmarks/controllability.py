@@ -25,8 +25,7 @@ from scipy.stats import binomtest
 from benchmarks.common import machine, versions
 from scintikit.bundles import enter
 from scintikit.data import load_datalist, load_dataset
-from scintikit.engines.calibration import file_sha256
-from scintikit.files import write_json
+from scintikit.files import file_sha256, write_json
 from tools.run import find_bundle, run
 
 OPENING = "Anterior thyroid scintigram"

@@ -21,8 +21,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.common import machine, versions
 from scintikit.data import Item, load_datalist, load_dataset
-from scintikit.engines.calibration import file_sha256
-from scintikit.files import write_json
+from scintikit.files import file_sha256, write_json
 from scintikit.metrics import Sample, fidelity_metrics
 from scintikit.metrics.memorisation import TrainingPictures
 from scintikit.reporting import save_figure

@@ -41,6 +41,10 @@ class ReportError(ScintikitError, ValueError):
     """The input of a report is unusable; the message says what was expected."""
 
 
+class PackageError(ScintikitError, ValueError):
+    """A bundle cannot be packed, or a package must not be used; the message names the file and the rule."""
+
+
 class MissingExtraError(ScintikitError, ImportError):
     """An optional dependency is needed; the message names the extra to install."""
 

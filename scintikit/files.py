@@ -1,7 +1,8 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and their hashes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -44,6 +45,15 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, atomically; NaN and infinity are refused because JSON has neither."""
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 24):  # weights can be larger than what memory has to spare
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _umask() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # matplotlib and torch read these when they are imported.
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -51,6 +52,25 @@ def tiny_model(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> P
         max_epochs=2,
         batch_size=8,
     )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_bone() -> dict[str, Any]:
+    """Options of spect_bone_cls for a sixteenth of the pixels."""
+    return {"image_size": [128, 32], "spacing_mm": 18.4}
+
+
+@pytest.fixture(scope="session")
+def tiny_bone_model(
+    tiny_bone_dataset: str, small_bone: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with `model.pt` and `calibration.pt` of a spect_bone_cls trained for two epochs."""
+    from tools.run import run
+
+    folder = tmp_path_factory.mktemp("bone")
+    folders = {"dataset_dir": tiny_bone_dataset, "ckpt_dir": str(folder), "log_dir": str(folder / "runs")}
+    run("spect_bone_cls", "training", max_epochs=2, batch_size=4, **folders, **small_bone)
     return folder
 
 

@@ -24,6 +24,8 @@ VERBS = {
     "audit": "find synthetic scintigrams that are copies of training images",
     "gallery": "draw scintigrams of several datasets side by side",
     "study": "train on many sets of original and synthetic scintigrams, and tell which differences are real",
+    "pack": "put a trained bundle into a zip that runs alone",
+    "verify": "check a packed bundle, as the model zoo does and further",
     "demo": "simulate, train, evaluate, predict and generate in one go",
 }
 

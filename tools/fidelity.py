@@ -14,10 +14,9 @@ from scintikit import __version__
 from scintikit.data import Dataset, Item, load_datalist, load_dataset
 from scintikit.data.contract import SPLITS, SYNTHETIC_KINDS
 from scintikit.data.splits import classes_of
-from scintikit.engines.calibration import file_sha256
 from scintikit.engines.outputs import NOTICE
 from scintikit.errors import ConfigError, DatasetError
-from scintikit.files import write_json
+from scintikit.files import file_sha256, write_json
 from scintikit.metrics import Sample, fidelity_metrics
 from scintikit.metrics.features import Extractor
 from scintikit.metrics.fidelity import BLOCKS, LEVEL, NEIGHBOURS, REPEATS

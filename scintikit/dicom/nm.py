@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from scintikit.dicom.elements import Elements, Truncated, parse_file
+from scintikit.dicom.elements import Elements, ParsedFile, Truncated, parse_file
 from scintikit.dicom.header import SEQUENCES, WANTED, Header, T, frames_of_window, parse_header, windows_kev
 from scintikit.dicom.pixels import find_pixels, read_pixels
 from scintikit.dicom.scintigram import Scintigram, naming
@@ -21,7 +22,8 @@ _HEAD = 2**16  # the usual header is shorter than this
 class HeaderSummary:
     """What an index needs to know of a file, from its header alone.
 
-    `reason` is "" for a usable scintigram, else why it is refused. The identifiers are there to be hashed or
+    `reason` is "" for a usable scintigram, else why it is refused. `read_frames` are those, from 0, that are read by
+    default: of several energy windows, the frames of the photopeak. The identifiers are there to be hashed or
     compared, never shown, so they are left out of the `repr`.
     """
 
@@ -42,28 +44,35 @@ class HeaderSummary:
     patient_id: str = field(default="", repr=False)
     institution: str = field(default="", repr=False)
     station: str = field(default="", repr=False)
+    read_frames: tuple[int, ...] = ()
 
 
 def scan_header(path: str | os.PathLike[str]) -> HeaderSummary:
     """Read a file's header, without its pixels; any file that is refused says why in `reason` instead of raising."""
     try:
         with naming(path):
-            with Path(path).open("rb", buffering=0) as file:
-                head, length = file.read(_HEAD), os.fstat(file.fileno()).st_size
-                try:
-                    parsed = parse_file(head, length, WANTED, SEQUENCES)
-                except Truncated:
-                    parsed = parse_file(head + file.read(), length, WANTED, SEQUENCES)
+            parsed = parse_start(path, WANTED, SEQUENCES)
             header = parse_header(parsed.elements)
             find_pixels(parsed, header)
-            if len(set(header.windows)) > 1:
-                frames_of_window(header.windows, windows_kev(parsed.elements, header.windows), None)
-            return _summary(path, parsed.elements, header)
+            frames = frames_of_window(header.windows, windows_kev(parsed.elements, header.windows), None)
+            return _summary(path, parsed.elements, header, frames)
     except ImageReadError as error:
         return HeaderSummary(path=str(path), usable=False, reason=str(error))
 
 
-def _summary(path: str | os.PathLike[str], elements: Elements, header: Header) -> HeaderSummary:
+def parse_start(path: str | os.PathLike[str], wanted: frozenset[int], sequences: frozenset[int]) -> ParsedFile:
+    """Parse a file as `parse_file` does, without reading its pixels where it is not compressed as a whole."""
+    with Path(path).open("rb", buffering=0) as file:
+        head, length = file.read(_HEAD), os.fstat(file.fileno()).st_size
+        try:
+            return parse_file(head, length, wanted, sequences)
+        except Truncated:
+            return parse_file(head + file.read(), length, wanted, sequences)
+
+
+def _summary(
+    path: str | os.PathLike[str], elements: Elements, header: Header, read_frames: Sequence[int]
+) -> HeaderSummary:
     return HeaderSummary(
         path=str(path),
         usable=True,

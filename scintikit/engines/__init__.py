@@ -19,7 +19,8 @@ from scintikit.engines.handlers import (
     WeightAverage,
 )
 from scintikit.engines.inferer import AutocastInferer
-from scintikit.engines.network import coordinates, load_pretrained, prepare_network
+from scintikit.engines.network import coordinates, load_pretrained, prepare_inference, prepare_network
+from scintikit.engines.onnx import export_onnx
 from scintikit.engines.outputs import EvaluationReport, WritePredictions
 
 __all__ = [
@@ -41,11 +42,13 @@ __all__ = [
     "WritePredictions",
     "calibrate",
     "coordinates",
+    "export_onnx",
     "grad_cam",
     "load_calibration",
     "load_pretrained",
     "pick_device",
     "pick_dtype",
+    "prepare_inference",
     "prepare_network",
     "start_processes",
     "stop_processes",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 from collections.abc import Callable, Iterable
@@ -14,19 +13,10 @@ import torch
 from tqdm import tqdm
 
 from scintikit.errors import ConfigError
-from scintikit.files import write_atomic
+from scintikit.files import file_sha256, write_atomic
 from scintikit.metrics import conformal_threshold, fit_ood, sensitivity_thresholds
 
 logger = logging.getLogger(__name__)
-
-
-def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 24):  # weights can be larger than what memory has to spare
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def load_weights(network: torch.nn.Module, path: str | Path) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import torch
 
-from scintikit.errors import ConfigError
+from scintikit.engines.onnx import OnnxNetwork
+from scintikit.errors import ConfigError, did_you_mean
+
+RUNTIMES = ("torch", "onnx")
 
 
 def prepare_network(network: torch.nn.Module, device: torch.device, pretrained: str | None = None) -> torch.nn.Module:
@@ -24,6 +27,35 @@ def prepare_network(network: torch.nn.Module, device: torch.device, pretrained: 
     if pretrained:
         load_pretrained(network, pretrained)
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def prepare_inference(
+    network: torch.nn.Module, device: torch.device, runtime: str, ckpt_dir: str, feature_layer: str
+) -> torch.nn.Module:
+    """Return a classifier that is not going to be trained, to be run by torch or by onnxruntime.
+
+    Parameters
+    ----------
+    network, device
+        As for `prepare_network`; onnxruntime computes on the CPU.
+    runtime
+        "torch" or "onnx".
+    ckpt_dir
+        Folder of `model.pt`; `model.onnx` stands there, or is written there.
+    feature_layer
+        The layer whose input is the feature vector.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such runtime.
+    """
+    if runtime not in RUNTIMES:
+        known = ", ".join(RUNTIMES)
+        raise ConfigError(f"runtime is {runtime!r}{did_you_mean(str(runtime), RUNTIMES)}; expected one of {known}")
+    if runtime == "onnx":
+        return OnnxNetwork(network, Path(ckpt_dir) / "model.onnx", feature_layer)
+    return prepare_network(network, device)
 
 
 def load_pretrained(network: torch.nn.Module, path: str) -> list[str]:
@@ -80,4 +112,4 @@ def coordinates(x: torch.Tensor) -> torch.Tensor:
     As further channels they tell a convolution where it is (CoordConv, arXiv 1807.03247).
     """
     sides = (torch.linspace(-1, 1, side, device=x.device, dtype=x.dtype) for side in x.shape[-2:])
-    return torch.stack(torch.meshgrid(*sides, indexing="ij")).expand(len(x), -1, -1, -1)
+    return torch.stack(torch.meshgrid(*sides, indexing="ij")).expand(x.shape[0], -1, -1, -1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from monai.engines import SupervisedEvaluator
 
 from scintikit import __version__
 from scintikit.data import load_dataset
-from scintikit.engines.calibration import file_sha256, load_calibration
+from scintikit.engines.calibration import load_calibration
 from scintikit.engines.gradcam import grad_cam
 from scintikit.errors import DatasetError
-from scintikit.files import write_atomic, write_json
+from scintikit.files import file_sha256, write_atomic, write_json
 from scintikit.metrics import conformal_sets, evaluate_classifier, ood_score
 from scintikit.reporting import classification_report, overlay_png, predictions_table
 
@@ -31,6 +32,25 @@ KEPT = ("image", "pred", "label", "features")  # of an evaluator's output
 
 Readable = list[tuple[dict[str, Any], dict[str, torch.Tensor]]]
 """Items that could be read, and what the evaluator made of them."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is said of one item.
+
+    Attributes
+    ----------
+    id
+        Of the item.
+    content
+        What its JSON file holds.
+    picture
+        PNG of the scintigram under heat maps; None if none was asked for or the item could not be read.
+    """
+
+    id: str
+    content: dict[str, Any]
+    picture: bytes | None = None
 
 
 class ReportHandler(ABC):
@@ -237,26 +257,33 @@ class PredictionWriter(ABC):
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write_batch)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
-    def _start(self, engine: SupervisedEvaluator) -> None:
+    def load(self) -> None:
+        """Read the calibration, without which nothing can be said."""
         self.calibration = load_calibration(self.ckpt_dir, self.settings)
-        self.tables: list[pd.DataFrame] = []
 
-    def _write_batch(self, engine: SupervisedEvaluator) -> None:
+    def judge(self, engine: SupervisedEvaluator) -> tuple[list[Prediction], list[pd.DataFrame]]:
+        """Return what is said of the batch that the evaluator has just run: of each item in its order, and as tables.
+
+        `load` must have been called before.
+        """
         pairs = list(zip(engine.state.batch, engine.state.output, strict=True))
         unreadable = [{"id": item["id"], "error": item["error"]} for item, _ in pairs if item["error"]]
         readable = [(item, output) for item, output in pairs if not item["error"]]
-        for record in unreadable:
-            self._write_json(record["id"], {"error": record["error"]})
-        if unreadable:
-            self.tables.append(pd.DataFrame(unreadable))
+        tables = [pd.DataFrame(unreadable)] if unreadable else []
+        said: Iterator[Prediction] = iter(())
         if readable:
-            self.tables.append(self._predict(readable))
-            for row in self.tables[-1].to_dict("records"):
-                self._write_json(str(row["id"]), self._content(row))
-            if self.overlay:
-                self._draw(engine, readable)
+            tables.append(self._tabulate(readable))
+            rows = tables[-1].to_dict("records")
+            pictures = self._pictures(engine, readable) if self.overlay else [None] * len(rows)
+            said = (self._said(str(row["id"]), self._content(row), p) for row, p in zip(rows, pictures, strict=True))
+        failed = (self._said(record["id"], {"error": record["error"]}) for record in unreadable)
+        return [next(failed if item["error"] else said) for item, _ in pairs], tables
 
-    def _predict(self, readable: Readable) -> pd.DataFrame:
+    def _said(self, identifier: str, content: dict[str, Any], picture: bytes | None = None) -> Prediction:
+        model = {"model_sha256": self.calibration["model_sha256"]}
+        return Prediction(identifier, {"image": identifier} | content | model | {"notice": NOTICE}, picture)
+
+    def _tabulate(self, readable: Readable) -> pd.DataFrame:
         probabilities, features = (
             torch.stack([output[key].float().cpu() for _, output in readable]).numpy() for key in ("pred", "features")
         )
@@ -272,14 +299,21 @@ class PredictionWriter(ABC):
         warnings = [row.get("warning"), UNLIKE if row["unlike_training_data"] else ""]
         return content | ({"warning": " ".join(filter(None, warnings))} if any(warnings) else {})
 
-    def _write_json(self, identifier: str, content: dict[str, Any]) -> None:
-        model = {"model_sha256": self.calibration["model_sha256"]}
-        write_json(self._path(identifier, ".json"), {"image": identifier} | content | model | {"notice": NOTICE})
-
-    def _draw(self, engine: SupervisedEvaluator, readable: Readable) -> None:
+    def _pictures(self, engine: SupervisedEvaluator, readable: Readable) -> Iterable[bytes]:
         images, pred = (torch.stack([output[key] for _, output in readable]) for key in ("image", "pred"))
-        for (item, _), picture in zip(readable, self.draw(engine, images, pred), strict=True):
-            write_atomic(self._path(item["id"], ".png"), picture)
+        return self.draw(engine, images, pred)
+
+    def _start(self, engine: SupervisedEvaluator) -> None:
+        self.load()
+        self.tables: list[pd.DataFrame] = []
+
+    def _write_batch(self, engine: SupervisedEvaluator) -> None:
+        predictions, tables = self.judge(engine)
+        self.tables += tables
+        for prediction in predictions:
+            write_json(self._path(prediction.id, ".json"), prediction.content)
+            if prediction.picture is not None:
+                write_atomic(self._path(prediction.id, ".png"), prediction.picture)
 
     def _path(self, identifier: str, suffix: str) -> Path:
         return self.output_dir / "images" / (identifier + suffix)
@@ -314,6 +348,11 @@ class WritePredictions(PredictionWriter):
     def __init__(self, *, cam_layer: str, gradcam: bool = False, **others: Any) -> None:
         super().__init__(overlay=gradcam, **others)
         self.cam_layer = cam_layer
+
+    def _start(self, engine: SupervisedEvaluator) -> None:
+        super()._start(engine)
+        if self.overlay:  # a network without that layer is an error before the work, not after the first batch
+            engine.network.get_submodule(self.cam_layer)
 
     def tabulate(self, readable: Readable, probabilities: np.ndarray, ood_scores: np.ndarray) -> pd.DataFrame:
         """Return the table with conformal sets."""

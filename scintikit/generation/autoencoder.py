@@ -17,10 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from scintikit.data.augmentation import mix_seed
-from scintikit.engines.calibration import file_sha256
 from scintikit.engines.device import pick_dtype
 from scintikit.errors import ConfigError
-from scintikit.files import write_atomic
+from scintikit.files import file_sha256, write_atomic
 from scintikit.generation.counts import grain_deviation
 from scintikit.generation.statistics import check_trained
 

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 import scintikit
 from scintikit.data import DatasetWriter, load_dataset
-from scintikit.engines.calibration import file_sha256, load_weights
+from scintikit.engines.calibration import load_weights
 from scintikit.errors import ScintikitError
+from scintikit.files import file_sha256
 from scintikit.generation.devices import EvaluatorParts, name_devices, one_thread, run_in_processes
 from scintikit.generation.records import RECORDS, Record, record_path
 from scintikit.generation.requests import MissingBatches, RequestBatches

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from scintikit.engines.calibration import file_sha256
 from scintikit.errors import ConfigError, MissingExtraError
+from scintikit.files import file_sha256
 
 #: What follows the stem in the names of the files that hold weights: a single one, several, and the index of several.
 WEIGHT_ENDS = (".safetensors", "-*-of-*.safetensors", ".safetensors.index.json")

@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from scintikit.data.contract import Item
 from scintikit.data.views import mirrored_prompt
-from scintikit.engines.calibration import file_sha256
-from scintikit.files import write_atomic
+from scintikit.files import file_sha256, write_atomic
 from scintikit.generation.diffusion import Autoencoder
 from scintikit.generation.text import Tokenizer
 

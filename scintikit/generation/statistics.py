@@ -14,9 +14,9 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from scintikit.engines.calibration import file_sha256, load_measured
+from scintikit.engines.calibration import load_measured
 from scintikit.errors import ConfigError
-from scintikit.files import write_atomic
+from scintikit.files import file_sha256, write_atomic
 from scintikit.generation.fields import CameraFields, field_of
 from scintikit.generation.quality import Diversity, picture_statistics, plausible_limits
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from scintikit.errors import MetricError, MissingExtraError
+from scintikit.files import file_sha256
 
 Embedding = Callable[[torch.Tensor], torch.Tensor]
 
@@ -152,7 +153,7 @@ def inception_features(device: torch.device | str = "cpu") -> Extractor:
         return network(scaled.contiguous(memory_format=torch.channels_last))
 
     what = "the bundle's own; 299 x 299 pixels, bilinear, not rounded to bytes; three equal channels"
-    return Extractor("inception", _file_sha256(path), what, _each_view(embed), torch.device(device))
+    return Extractor("inception", file_sha256(path), what, _each_view(embed), torch.device(device))
 
 
 def torchscript_features(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Extractor:
@@ -165,7 +166,7 @@ def torchscript_features(path: str | os.PathLike[str], device: torch.device | st
     """
     path = Path(path).expanduser()
     network = _load_script(path, device)
-    return Extractor(path.name, _file_sha256(path), "the bundle's own", network, torch.device(device))
+    return Extractor(path.name, file_sha256(path), "the bundle's own", network, torch.device(device))
 
 
 def _load_script(path: Path, device: torch.device | str) -> torch.jit.ScriptModule:
@@ -184,7 +185,3 @@ def _each_view(embed: Embedding) -> Embedding:
         return embed(pictures.flatten(0, 1)[:, None]).reshape(len(pictures), -1)
 
     return embed_views
-
-
-def _file_sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -11,8 +11,8 @@ from typing import Any
 from scintikit.data import Dataset, load_dataset
 from scintikit.data.contract import SYNTHETIC_KINDS
 from scintikit.data.splits import classes_of
-from scintikit.engines.calibration import file_sha256
 from scintikit.errors import ConfigError, DatasetError, did_you_mean
+from scintikit.files import file_sha256
 from scintikit.study.scenarios import ORIGINAL, Scenario, Term
 from scintikit.study.settings import Study
 from scintikit.study.work import ROOT, Argument, Command, Given, Made, Work, code_sha256

@@ -24,7 +24,7 @@ from tools.run import BUNDLES
 NAMES = sorted(path.parent.parent.name for path in BUNDLES.glob("*/configs/metadata.json"))
 CLASSIFIER = BUNDLES / "thyroid_cls" / "configs"
 REPOSITORY = BUNDLES.parent
-SCHEMA = REPOSITORY / "tests" / "data_files" / "meta_schema_20240725.json"
+SCHEMA = REPOSITORY / "scintikit" / "packing" / "meta_schema_20240725.json"
 
 
 @pytest.fixture(params=NAMES)

@@ -25,8 +25,9 @@ import scintikit.files
 from scintikit.bundles import enter
 from scintikit.data import DatasetWriter, compose, load_dataset
 from scintikit.dicom import read_scintigram, write_scintigram
-from scintikit.engines.calibration import file_sha256, load_weights
+from scintikit.engines.calibration import load_weights
 from scintikit.errors import ConfigError, DatasetError, ScintikitError
+from scintikit.files import file_sha256
 from scintikit.generation import CameraFields, QualityGate, measure_training
 from scintikit.generation.quality import picture_statistics
 from tools.run import BUNDLES, run

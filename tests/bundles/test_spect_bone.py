@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,6 @@ from scintikit.dicom import read_scintigram, write_scintigram
 from scintikit.errors import ConfigError
 from tools.run import BUNDLES, run
 
-SMALL = {"image_size": [128, 32], "spacing_mm": 18.4}  # a sixteenth of the pixels
 ARCHITECTURES = ("two_view", "alexnet", "resnet18", "densenet121")
 
 
@@ -27,15 +27,6 @@ ARCHITECTURES = ("two_view", "alexnet", "resnet18", "densenet121")
 def networks() -> ModuleType:
     enter(BUNDLES / "spect_bone_cls")
     return importlib.import_module("scripts.network")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_bone_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `model.pt` and `calibration.pt`, trained for two epochs."""
-    folder = tmp_path_factory.mktemp("bone")
-    folders = {"dataset_dir": tiny_bone_dataset, "ckpt_dir": str(folder), "log_dir": str(folder / "runs")}
-    run("spect_bone_cls", "training", max_epochs=2, batch_size=4, **folders, **SMALL)
-    return folder
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -122,16 +113,18 @@ def test_masks_teach_where_lesions_are_and_unknown_ones_do_not(networks: ModuleT
     assert loss(pred[:, :2], labels[:, :2]) < loss(pred, labels)
 
 
-def test_evaluation_measures_diseases_and_lesions(tiny_bone_dataset: str, model: Path, tmp_path: Path) -> None:
+def test_evaluation_measures_diseases_and_lesions(
+    tiny_bone_dataset: str, tiny_bone_model: Path, small_bone: dict[str, Any], tmp_path: Path
+) -> None:
     run(
         "spect_bone_cls",
         "evaluating",
         dataset_dir=tiny_bone_dataset,
-        ckpt_dir=str(model),
+        ckpt_dir=str(tiny_bone_model),
         log_dir=str(tmp_path),
         output_dir=str(tmp_path / "eval"),
         bootstrap=20,
-        **SMALL,
+        **small_bone,
     )
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     test = load_dataset(tiny_bone_dataset).splits["test"]
@@ -145,7 +138,7 @@ def test_evaluation_measures_diseases_and_lesions(tiny_bone_dataset: str, model:
 
 
 def test_inference_takes_two_frames_pairs_and_single_views_and_names_the_rest(
-    tiny_bone_dataset: str, model: Path, tmp_path: Path
+    tiny_bone_dataset: str, tiny_bone_model: Path, small_bone: dict[str, Any], tmp_path: Path
 ) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
@@ -165,11 +158,11 @@ def test_inference_takes_two_frames_pairs_and_single_views_and_names_the_rest(
         "spect_bone_cls",
         "inference",
         dataset_dir=str(inbox),
-        ckpt_dir=str(model),
+        ckpt_dir=str(tiny_bone_model),
         output_dir=str(output),
         batch_size=2,
         precision="fp32",
-        **SMALL,
+        **small_bone,
     )
     table = pd.read_csv(output / "predictions.csv").set_index("id")
     assert set(table.index) == {"whole.dcm", "turned.dcm", "posterior.dcm", "upside_down.dcm", "scan_ant.png"}
@@ -183,7 +176,14 @@ def test_inference_takes_two_frames_pairs_and_single_views_and_names_the_rest(
     assert (output / "images" / "whole.dcm.png").stat().st_size > 1000
 
 
-def test_a_model_of_another_architecture_is_refused(tiny_bone_dataset: str, model: Path, tmp_path: Path) -> None:
-    options = {"dataset_dir": tiny_bone_dataset, "ckpt_dir": str(model), "output_dir": str(tmp_path), **SMALL}
+def test_a_model_of_another_architecture_is_refused(
+    tiny_bone_dataset: str, tiny_bone_model: Path, small_bone: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {
+        "dataset_dir": tiny_bone_dataset,
+        "ckpt_dir": str(tiny_bone_model),
+        "output_dir": str(tmp_path),
+        **small_bone,
+    }
     with pytest.raises(ConfigError, match="architecture"):
         run("spect_bone_cls", "inference", architecture="resnet18", **options)

@@ -17,9 +17,8 @@ from PIL import Image
 
 from scintikit.data import DatasetWriter
 from scintikit.engines import CaptureFeatures, DiseaseReport, PrepareImages, WriteDiseases
-from scintikit.engines.calibration import file_sha256
 from scintikit.errors import ConfigError, DatasetError
-from scintikit.files import write_atomic
+from scintikit.files import file_sha256, write_atomic
 from scintikit.metrics import fit_ood
 
 DISEASES = ["metastasis", "arthritis"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from scintikit.engines.calibration import file_sha256
+from scintikit.files import file_sha256
 from scintikit.generation import QualityGate, TrainingStatistics, load_generation, measure_training
 from scintikit.generation.quality import Diversity
 from scintikit.generation.statistics import label_key

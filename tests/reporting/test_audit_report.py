@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scintikit.engines.calibration import file_sha256
 from scintikit.errors import ReportError
+from scintikit.files import file_sha256
 from scintikit.reporting import audit_report
 from scintikit.reporting.audit import distances
 

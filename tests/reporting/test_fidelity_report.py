@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scintikit.engines.calibration import file_sha256
 from scintikit.errors import ReportError
+from scintikit.files import file_sha256
 from scintikit.metrics import Sample, fidelity_metrics
 from scintikit.reporting import fidelity_report
 from scintikit.reporting.fidelity import SCORES, score_text

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from scintikit.engines.calibration import file_sha256
 from scintikit.errors import ScintikitError
+from scintikit.files import file_sha256
 from scintikit.metrics import conformal_sets, evaluate_classifier
 from scintikit.reporting import (
     Picture,

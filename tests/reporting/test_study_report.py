@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from scintikit.engines.calibration import file_sha256
 from scintikit.errors import ReportError
+from scintikit.files import file_sha256
 from scintikit.reporting import figure_png, figures, save_figure, study_figures, write_study_report
 
 CLASSES = ("diffuse goiter", "nodular goiter", "normal", "thyroiditis")

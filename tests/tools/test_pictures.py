@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from scintikit.data import load_datalist
-from scintikit.engines.calibration import file_sha256
 from scintikit.errors import ConfigError, ImageReadError
+from scintikit.files import file_sha256
 from tools.pictures import classifier, load_pictures, pick_extractor
 from tools.run import find_bundle
 

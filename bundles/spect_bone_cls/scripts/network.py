@@ -81,7 +81,6 @@ class TwoViewNetwork(nn.Module):
 
     def read(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return maps `(B, width, 2, h, w)` and evidence `(B, D, 2, h, w)`."""
-        batch = len(x)
         views = mirror_posterior(x).flatten(0, 1)[:, None]  # (2 B, 1, H, W)
         present = (views.amax((1, 2, 3), keepdim=True) > 0).to(views)
         blocks = F.pixel_unshuffle(views, BLOCK)
@@ -90,14 +89,14 @@ class TwoViewNetwork(nn.Module):
         for block in self.levels:
             level = block(level)
             levels.append(level)
-        other = (level * present).unflatten(0, (batch, VIEWS)).flip(1).flatten(0, 1)
+        other = (level * present).unflatten(0, (-1, VIEWS)).flip(1).flatten(0, 1)
         levels[-1] = self.exchange(torch.cat([level, other], 1))
         maps = self.lateral[-1](levels[-1])
         for lateral, level in zip(self.lateral[-2::-1], levels[-2::-1], strict=True):
             maps = F.interpolate(maps, level.shape[-2:], mode="nearest") + lateral(level)
         maps = self.smooth(maps)
         evidence = self.evidence(maps).float().masked_fill(present == 0, NOTHING)
-        return _by_patient(maps, batch), _by_patient(evidence, batch)
+        return _by_patient(maps), _by_patient(evidence)
 
 
 class StackedViews(nn.Module):
@@ -181,6 +180,6 @@ def unit(inward: int, out: int, stride: int = 1) -> nn.Module:
     return ResidualUnit(2, inward, out, strides=stride, act="RELU", norm="BATCH", bias=False)
 
 
-def _by_patient(maps: torch.Tensor, batch: int) -> torch.Tensor:
+def _by_patient(maps: torch.Tensor) -> torch.Tensor:
     """Turn maps of views `(2 B, C, h, w)` into maps of patients `(B, C, 2, h, w)`."""
-    return maps.unflatten(0, (batch, VIEWS)).transpose(1, 2)
+    return maps.unflatten(0, (-1, VIEWS)).transpose(1, 2)
