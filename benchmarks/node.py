@@ -4,12 +4,12 @@
 
 Needs Orthanc. MODELS is a folder of bundles with weights, of which `thyroid_cls` is used on simulated scintigrams.
 
-- ours: the watcher, warm, with its threads for download and storage
-- one_by_one: the same without overlap: each study is downloaded, computed and stored before the next
+- ours: the watcher as a node runs it, warm: two processes compute while threads download and store
+- one_process: the same, computing in the watcher's own process
 - usual: a process for each study, as a hook of the archive that calls a command starts it; two studies
 
-`ratio` is ours / usual in studies/s. `computing_s` is the application's part of a study, `cpu_s` what all threads of
-this process used for it, which other work on the machine changes less than the time.
+`ratio` is ours / usual in studies/s. `computing_s` is the application's part of a study; `cpu_s` the processor time of
+the watcher's own process, which other work on the machine changes less.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import machine, versions
+from deploy.orthanc.__main__ import APPLICATION
 from deploy.orthanc.application import load
 from deploy.orthanc.archive import ArchiveAway
 from deploy.orthanc.ledger import Ledger
 from deploy.orthanc.server import Node
 from deploy.orthanc.watcher import Application, Settings, Watcher
+from deploy.orthanc.workers import Workers
 from scintikit.data import load_dataset
 from scintikit.files import write_json
 from scintikit.phantoms import simulated_dataset
@@ -40,6 +43,7 @@ from scintikit.phantoms import simulated_dataset
 COLD = """
 import sys
 from pathlib import Path
+from deploy.orthanc.__main__ import APPLICATION
 from deploy.orthanc.application import load
 load(Path(sys.argv[1]))([Path(sys.argv[2])], Path(sys.argv[3]))
 """
@@ -72,7 +76,7 @@ def filled_node(folder: Path, files: Sequence[Path]) -> Iterator[Node]:
         process.wait()
 
 
-def watch(node: Node, application: Application, number: int, ahead: int) -> dict[str, float]:
+def watch(node: Node, application: Application, number: int, settings: Settings) -> dict[str, float]:
     """Let a watcher handle all studies; return its speed."""
     computing = 0.0
 
@@ -87,7 +91,7 @@ def watch(node: Node, application: Application, number: int, ahead: int) -> dict
 
     def work() -> None:
         ledger = Ledger(node.ledger)
-        Watcher(node.archive(), ledger, timed, node.folder / "work", Settings(stable_s=1, ahead=ahead)).run(stop)
+        Watcher(node.archive(), ledger, timed, node.folder / "work", settings).run(stop)
 
     thread = threading.Thread(target=work)
     ledger = Ledger(node.ledger)
@@ -110,16 +114,23 @@ def main() -> None:
     given = arguments.parse_args()
     dataset = load_dataset(simulated_dataset("tiny"))
     files = [dataset.root / item["image"] for items in dataset.splits.values() for item in items][: given.studies]
-    application = load(Path(given.models))
+    alone = load(Path(given.models))
+    workers = Workers(APPLICATION, Path(given.models), 2)
+    ways: dict[str, tuple[Application, Settings]] = {
+        "ours": (workers, Settings(stable_s=1, computing=2)),
+        "one_process": (alone, Settings(stable_s=1)),
+    }
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        for number in range(3):  # the first ones are slow
-            application(files[:1], place / f"warm{number}")
-        for name, ahead in (("ours", Settings.ahead), ("one_by_one", 1)):
+        with ThreadPoolExecutor(2) as pool:  # the first studies of each process are slow
+            list(pool.map(lambda number: workers(files[:1], place / f"warm{number}"), range(8)))
+        alone(files[:1], place / "warm")
+        for name, (application, settings) in ways.items():
             with filled_node(place / name, files) as node:
-                result[name] = watch(node, application, len(files), ahead) | {"load": os.getloadavg()[0]}
+                result[name] = watch(node, application, len(files), settings) | {"load": os.getloadavg()[0]}
             print(name, result[name], flush=True)
+        workers.close()
         start = time.perf_counter()
         for file in files[:2]:
             command = [sys.executable, "-c", COLD, given.models, str(file), str(place / file.stem)]

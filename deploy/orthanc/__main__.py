@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
+import os
 import sys
 import threading
 from pathlib import Path
@@ -28,7 +28,8 @@ from deploy.orthanc.server import (
     watcher_command,
 )
 from deploy.orthanc.status import serve
-from deploy.orthanc.watcher import Application, Settings, Watcher
+from deploy.orthanc.watcher import Settings, Watcher
+from deploy.orthanc.workers import Workers
 from scintikit.errors import ScintikitError
 
 APPLICATION = "deploy.orthanc.application:load"
@@ -41,7 +42,7 @@ def start(node: Node, given: argparse.Namespace) -> None:
         check_ports(node)
         Ledger(node.ledger).close()  # the page reads it from the start
         command, environment = node.orthanc()
-        options = ["--application", given.application, "--models", str(given.models)]
+        options = ["--application", given.application, "--models", str(given.models), "--workers", str(given.workers)]
         programs = [
             Program("Orthanc", command, environment),
             Program("watcher", watcher_command(node, options)),
@@ -67,10 +68,12 @@ def watch(node: Node, given: argparse.Namespace) -> None:
     stop = stop_on_signals()
     with _lock(node, "watcher"):
         archive = node.archive()
-        application = load_application(given.application, given.models)
+        workers = Workers(given.application, given.models, given.workers)
         ledger = Ledger(node.ledger)
-        Watcher(archive, ledger, application, node.folder / "work", Settings(stable_s=node.stable_s)).run(stop)
+        settings = Settings(stable_s=node.stable_s, ahead=3 * given.workers, computing=given.workers)
+        Watcher(archive, ledger, workers, node.folder / "work", settings).run(stop)
         ledger.close()
+        workers.close()
 
 
 def retry(node: Node, given: argparse.Namespace) -> None:
@@ -79,12 +82,6 @@ def retry(node: Node, given: argparse.Namespace) -> None:
     ledger = Ledger(node.ledger)
     print(f"{ledger.retry_failed()} studies will be tried again")
     ledger.close()
-
-
-def load_application(name: str, models: Path) -> Application:
-    """Return what `module:function` makes of the folder of models."""
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)(models)
 
 
 def _lock(node: Node, name: str) -> FileLock:
@@ -109,6 +106,9 @@ def main() -> None:
     parser.add_argument("--status-port", type=int, default=Node.status_port)
     parser.add_argument("--stable-s", type=int, default=Node.stable_s, help="quiet time after which a study is whole")
     parser.add_argument("--application", default=APPLICATION, help="module:function that makes the application")
+    parser.add_argument(
+        "--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes with models in memory (%(default)s)"
+    )
     given = parser.parse_args()
     folder = given.folder.expanduser().resolve()
     node = Node(folder, given.http_port, given.dicom_port, given.status_port, given.stable_s)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pydicom
 from PIL import Image
@@ -44,6 +44,11 @@ class Outcome(Protocol):
 Application = Callable[[Sequence[Path], Path], Outcome]
 """Takes the DICOM files of a study and a folder for results. The SOP Instance UIDs of its results depend on the source
 and the model alone: then a study that is handled again after a crash leaves no second result."""
+
+
+T = TypeVar("T")
+Then = Callable[["Job", T], None]
+"""Goes on with a job and what its last task returned."""
 
 
 @dataclass
@@ -76,6 +81,8 @@ class Settings:
         Before the second attempt; each further wait is four times as long, up to an hour.
     ahead
         Studies in work at once: while one is computed, others are downloaded and stored.
+    computing
+        How many threads may call the application at once.
     """
 
     modalities: frozenset[str] = frozenset({"NM"})
@@ -84,12 +91,13 @@ class Settings:
     attempts: int = 8
     first_wait_s: float = 5.0
     ahead: int = 6
+    computing: int = 1
 
 
 class Watcher:
     """Follow the change log, and keep the ledger.
 
-    Downloads and uploads run in threads; the application and the ledger belong to the thread that calls `run`.
+    Downloads, the application and uploads run in threads; the ledger belongs to the thread that calls `run`.
 
     Parameters
     ----------
@@ -110,12 +118,13 @@ class Watcher:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         self.in_work: set[str] = set()
-        self.tasks: dict[Future[Any], tuple[Job, Callable[[Job, Any], None]]] = {}
+        self.tasks: dict[Future[Any], tuple[Job, Then[Any]]] = {}
         self.away = False
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; what is then on its way is left for the next time."""
-        with ThreadPoolExecutor(self.settings.ahead, "archive") as self.pool:
+        computing = ThreadPoolExecutor(self.settings.computing, "computing")
+        with ThreadPoolExecutor(self.settings.ahead, "archive") as self.pool, computing as self.computing:
             looked = 0.0
             while not stop.is_set():
                 if time.monotonic() - looked >= self.settings.poll_s:
@@ -123,7 +132,8 @@ class Watcher:
                     looked = time.monotonic()
                 self._start_jobs()
                 self._finish_tasks(stop)
-            self.pool.shutdown(cancel_futures=True)
+            for pool in (self.pool, self.computing):
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _follow(self) -> None:
         """Take over what is new in the change log."""
@@ -172,11 +182,11 @@ class Watcher:
         for study in [study for study in due if study.study not in self.in_work][:free]:
             self.in_work.add(study.study)
             job = Job(study)
-            self._submit(job, self._fetch, self._process)
+            self._submit(self.pool, job, self._fetch, self._begin)
 
-    def _submit(self, job: Job, task: Callable[[Job], Any], then: Callable[[Job, Any], None]) -> None:
+    def _submit(self, pool: ThreadPoolExecutor, job: Job, task: Callable[[Job], T], then: Then[T]) -> None:
         """Do a task in a thread; then go on with what it returned in this one."""
-        self.tasks[self.pool.submit(task, job)] = (job, then)
+        self.tasks[pool.submit(task, job)] = (job, then)
 
     def _finish_tasks(self, stop: threading.Event) -> None:
         """Go on with the jobs whose tasks in threads are finished; wait until the next poll for one."""
@@ -217,8 +227,8 @@ class Watcher:
             self.archive.download(instance, job.files[-1])
         return "fetched"
 
-    def _process(self, job: Job, found: str) -> None:
-        """Run the application on a study that was fetched, and send its results on their way."""
+    def _begin(self, job: Job, found: str) -> None:
+        """Let the application work on a study that was fetched."""
         if found == "gone":
             self.ledger.forget(job.study)
         elif found == "arriving":
@@ -229,20 +239,26 @@ class Watcher:
             attempt = self.ledger.begin(job.study, job.pseudonym, job.sources)
             if attempt > self.settings.attempts:
                 raise ScintikitError("the program ended every time while this study was computed")
-            if not job.files:
+            if job.files:
+                self._submit(self.computing, job, self._compute, self._send)
+            else:
                 self._finish(job, "unsuitable", [f"no series of modality {' or '.join(self.settings.modalities)}"])
-                return
-            assert job.folder is not None
-            outcome = self.application(job.files, job.folder / "out")
-            if outcome.status not in ("done", "unsuitable"):
-                raise ScintikitError("; ".join(outcome.reasons) or f"the application ended with {outcome.status!r}")
-            results = [path for path in outcome.files if path.suffix == ".dcm"]
-            reasons = list(outcome.reasons)
-            self._submit(
-                job,
-                lambda job: self._store(results),
-                lambda job, thumbnail: self._finish(job, outcome.status, reasons, thumbnail),
-            )
+
+    def _compute(self, job: Job) -> Outcome:
+        assert job.folder is not None
+        return self.application(job.files, job.folder / "out")
+
+    def _send(self, job: Job, outcome: Outcome) -> None:
+        """Send the results on their way to the archive."""
+        if outcome.status not in ("done", "unsuitable"):
+            raise ScintikitError("; ".join(outcome.reasons) or f"the application ended with {outcome.status!r}")
+        results = [path for path in outcome.files if path.suffix == ".dcm"]
+        self._submit(
+            self.pool,
+            job,
+            lambda job: self._store(results),
+            lambda job, thumbnail: self._finish(job, outcome.status, outcome.reasons, thumbnail),
+        )
 
     def _store(self, results: Sequence[Path]) -> bytes | None:
         """Store the results that are not there, and return the picture among them as a small PNG."""

@@ -14,6 +14,7 @@ import pytest
 from deploy.orthanc.archive import ArchiveAway, ArchiveError
 from deploy.orthanc.ledger import THUMBNAILS, Ledger
 from deploy.orthanc.watcher import Settings, Watcher, draw_thumbnail, explain
+from deploy.orthanc.workers import Workers
 
 FAST = Settings(stable_s=0.1, poll_s=0.02, attempts=3, first_wait_s=0.02)
 
@@ -241,6 +242,21 @@ def test_a_study_that_ends_the_program_every_time_is_set_aside(night, tmp_path):
         assert night.run(lambda rows: False)
     night.run(settled("failed"))
     assert "the program ended" in next(iter(night.rows().values()))["reason"]
+
+
+def test_a_crash_in_a_worker_ends_neither_the_watcher_nor_other_studies(night, tmp_path):
+    night.application = workers = Workers("node_parts:application", tmp_path, 1)
+    night.archive.put(*parts.make_study(tmp_path, 0, description="crash"))
+    night.archive.put(*parts.make_study(tmp_path, 1))
+    assert not night.run(settled("failed", "done"))
+    row = next(row for row in night.rows().values() if row["state"] == "failed")
+    assert "ended" in row["reason"]
+    workers.close()
+
+
+def test_what_an_application_cannot_load_is_said_at_once(tmp_path):
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):
+        Workers("nowhere:application", tmp_path, 1)
 
 
 def test_an_archive_that_is_away_is_no_fault_of_a_study(night, tmp_path):
