@@ -82,9 +82,7 @@ def process_study(
             reasons += [f"job {job.id}: {reason}"] if reason else []
     outcome = Outcome(DONE if written else UNSUITABLE, (*written, output / OUTCOME), tuple(reasons))
     names = [path.name for path in written]
-    write_json(
-        output / OUTCOME, {"status": outcome.status, "files": names, "reasons": reasons, "notice": NOTICE}
-    )
+    write_json(output / OUTCOME, {"status": outcome.status, "files": names, "reasons": reasons, "notice": NOTICE})
     return outcome
 
 

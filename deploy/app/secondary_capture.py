@@ -34,7 +34,7 @@ def secondary_capture(
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
-        patient_orientation=("L", "F"),  # anterior views; see below
+        patient_orientation=("L", "F"),  # the constructor wants one
         series_instance_uid=result_uid(job, classifier, "SC series"),
         series_number=SERIES_NUMBER,
         sop_instance_uid=result_uid(job, classifier, "SC"),
@@ -45,7 +45,8 @@ def secondary_capture(
         series_description=f"{classifier.name}: {BANNER}",
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
-    image.PatientOrientation = None  # panels of several views have no common one
+    image.PatientOrientation = ""  # panels of several views have no common one
+    image.Laterality = ""
     image.ImageType = ["DERIVED", "SECONDARY"]
     image.BurnedInAnnotation = "YES"
     image.RecognizableVisualFeatures = "NO"
@@ -58,7 +59,9 @@ def _reference(job: Job, number: int) -> Dataset:
     instance, item = job.instances[number], Dataset()
     item.ReferencedSOPClassUID = instance.sop_class
     item.ReferencedSOPInstanceUID = instance.sop_instance
-    item.ReferencedFrameNumber = instance.frames(job.rule.views)
+    frames = instance.frames(job.rule.views)
+    if frames:
+        item.ReferencedFrameNumber = frames
     item.PurposeOfReferenceCodeSequence = [own.SOURCE_IMAGE]
     return item
 
@@ -93,7 +96,7 @@ def draw_banner(picture: bytes, line: str, classifier: Classifier) -> Image.Imag
     return page
 
 
-def _font(pen: ImageDraw.ImageDraw, text: str, size: float, width: int) -> ImageFont.FreeTypeFont:
+def _font(pen: ImageDraw.ImageDraw, text: str, size: float, width: int) -> Any:
     """Return a font of that size, or smaller if the text were too wide."""
     font = ImageFont.load_default(size)
     return ImageFont.load_default(size * min(1.0, 0.96 * width / pen.textlength(text, font=font)))

@@ -16,7 +16,7 @@ from scintikit.data.pairing import group_views
 from scintikit.data.tree import Picture, bare_reason
 from scintikit.dicom import HeaderSummary, scan_header
 from scintikit.dicom.elements import Elements
-from scintikit.dicom.header import CHARACTER_SET, T
+from scintikit.dicom.header import CHARACTER_SET, SECONDARY_CAPTURE, T
 from scintikit.dicom.nm import parse_start
 from scintikit.dicom.scintigram import check_views, naming
 from scintikit.errors import ConfigError, ImageReadError
@@ -81,9 +81,14 @@ class Instance:
     descriptions: str = field(repr=False)
     manufacturer: str = field(repr=False)
 
-    def frames(self, views: Collection[str]) -> list[int]:
-        """Return the frames, from 1, that a bundle reads of the file: those of these views, or of no stated one."""
+    def frames(self, views: Collection[str]) -> list[int] | None:
+        """Return the frames, from 1, that a bundle reads of the file: those of these views, or of no stated one.
+
+        None for a Secondary Capture, to whose only frame no number may refer (PS3.3 table 10-3).
+        """
         names = self.header.views
+        if self.sop_class == SECONDARY_CAPTURE[0]:
+            return None
         return [frame + 1 for frame in self.header.read_frames if names[frame] in views or not names[frame]]
 
 
@@ -152,7 +157,8 @@ def _rule(values: Any, where: str) -> Rule:
             re.compile(texts.get(name, ""))
     except (ImageReadError, re.error) as error:
         raise ConfigError(f"{where}: {error}") from error
-    return Rule(**texts, **{name: tuple(value) for name, value in lists.items()})
+    arguments: dict[str, Any] = texts | {name: tuple(value) for name, value in lists.items()}
+    return Rule(**arguments)
 
 
 def read_instance(path: Path) -> Instance:

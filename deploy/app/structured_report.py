@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
@@ -24,6 +25,7 @@ from highdicom.sr import (
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.uid import generate_uid
 
 from scintikit import __version__
 from scintikit.classifier import Classifier
@@ -68,20 +70,19 @@ def structured_report(
         software_versions=f"{classifier.name} {classifier.version}, scintikit {__version__}",
         series_description=f"{classifier.name}: RESEARCH USE ONLY",
         is_complete=True,
+        coding_schemes=[CodingSchemeIdentificationItem(own.SCHEME, name="Private codes of scintikit")],
     )
 
 
 def _observer(classifier: Classifier) -> ObservationContext:
     device = DeviceObserverIdentifyingAttributes(
-        uid=_device_uid(classifier),
+        uid=generate_uid(entropy_srcs=[MANUFACTURER, classifier.name, classifier.model_sha256]),
         name=MANUFACTURER,
         manufacturer_name=MANUFACTURER,
         model_name=f"{classifier.name} {classifier.version}",
     )
     return ObservationContext(
-        observer_device_context=ObserverContext(
-            observer_type=codes.DCM.Device, observer_identifying_attributes=device
-        )
+        observer_device_context=ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
     )
 
 
@@ -124,21 +125,15 @@ def _class_group(
             QualitativeEvaluation(own.MOST_PROBABLE, _yes(name == content["prediction"])),
             QualitativeEvaluation(own.IN_CONFORMAL_SET, _yes(name in content["conformal_set"])),
         ]
-    return _group(
-        own.finding(name), name, job, classifier, measurements=measurements, qualitative_evaluations=said
-    )
+    return _group(own.finding(name), name, job, classifier, measurements=measurements, qualitative_evaluations=said)
 
 
-def _image_group(
-    job: Job, content: Mapping[str, Any], classifier: Classifier
-) -> MeasurementsAndQualitativeEvaluations:
+def _image_group(job: Job, content: Mapping[str, Any], classifier: Classifier) -> MeasurementsAndQualitativeEvaluations:
     measurements = [_number(own.OOD_SCORE, content["ood_score"])]
     if "conformal_coverage" in content:
         measurements.append(_number(own.COVERAGE, content["conformal_coverage"]))
     unlike = QualitativeEvaluation(own.UNLIKE, _yes(content["unlike_training_data"]))
-    group = _group(
-        own.LIKENESS, "image", job, classifier, measurements=measurements, qualitative_evaluations=[unlike]
-    )
+    group = _group(own.LIKENESS, "image", job, classifier, measurements=measurements, qualitative_evaluations=[unlike])
     for text in filter(None, (content["notice"], content.get("warning"))):
         group[0].ContentSequence.append(TextContentItem(own.COMMENT, text, RelationshipTypeValues.CONTAINS))
     return group

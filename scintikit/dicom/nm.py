@@ -91,6 +91,7 @@ def _summary(
         patient_id=elements.international_text(T.PATIENT_ID),
         institution=elements.international_text(T.INSTITUTION),
         station=elements.international_text(T.STATION),
+        read_frames=tuple(read_frames),
     )
 
 
