@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint setup system clean
+.PHONY: help demo node test lint setup system clean
 
 help:
 	@echo "make demo    set up .venv, simulate nine cameras, train, test and run thyroid_cls, draw synthetic scintigrams (about 10 minutes, 2 cores)"
+	@echo "make node    an archive that runs the classifiers on what it receives, see deploy/orthanc/README.md (MODELS=folder)"
 	@echo "make setup   .venv with everything that is needed"
 	@echo "make test    set up what is needed, check style and types, run the tests"
 	@echo "make lint    ruff and mypy only"
@@ -28,16 +29,26 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python -m tools demo
 
+MODELS ?= bundles
+node: setup
+	$(BIN)/python -m deploy.orthanc --models $(MODELS)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The DICOM validator dciodvfy; without it (and without root) the tests that need it are skipped and say so.
+# What only Debian has: the DICOM validator dciodvfy, Orthanc with what the node needs, a browser. Without one of them
+# (and without root) the tests that need it are skipped and say so.
 system:
-	@command -v dciodvfy >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y dicom3tools >/dev/null; } || \
-		echo "dciodvfy (Debian package dicom3tools) is not installed: its tests will be skipped"
+	@export PATH="$$PATH:/usr/sbin"; \
+	for tool in dciodvfy:dicom3tools Orthanc:orthanc storescu:dcmtk cc:gcc chromium:chromium; do \
+		command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; \
+	done; \
+	case "$$missing" in *orthanc*) missing="$$missing orthanc-dicomweb libc6-dev";; esac; \
+	[ -z "$$missing" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; } || \
+		echo "not installed, their tests will be skipped:$$missing"
 
 # A GPL decoder that scintikit must not depend on, kept apart and only tested against.
 $(VENV)/gpl/.installed: $(STAMP)
