@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test docs lint setup system label-env deploy-env clean
+.PHONY: help demo node test docs lint setup system label-env deploy-env clean
 
 help:
 	@echo "make demo    set up .venv, simulate nine cameras, train, test and run thyroid_cls, draw synthetic scintigrams (about 10 minutes, 2 cores)"
+	@echo "make node    an archive that runs the classifiers on what it receives, see deploy/orthanc/README.md (MODELS=folder)"
 	@echo "make setup   .venv with everything that is needed"
 	@echo "make test    set up what is needed, check style and types, run the tests"
 	@echo "make docs    the site, in build/site"
@@ -35,16 +36,26 @@ docs: setup
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs . build/site
 	@echo "open build/site/index.html"
 
+MODELS ?= bundles
+node: setup
+	$(BIN)/python -m deploy.orthanc --models $(MODELS)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The DICOM validator dciodvfy; without it (and without root) the tests that need it are skipped and say so.
+# What only Debian has: the DICOM validator dciodvfy, Orthanc with what the node needs, a browser. Without one of them
+# (and without root) the tests that need it are skipped and say so.
 system:
-	@command -v dciodvfy >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y dicom3tools >/dev/null; } || \
-		echo "dciodvfy (Debian package dicom3tools) is not installed: its tests will be skipped"
+	@export PATH="$$PATH:/usr/sbin"; \
+	for tool in dciodvfy:dicom3tools Orthanc:orthanc storescu:dcmtk cc:gcc chromium:chromium; do \
+		command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; \
+	done; \
+	case "$$missing" in *orthanc*) missing="$$missing orthanc-dicomweb libc6-dev";; esac; \
+	[ -z "$$missing" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; } || \
+		echo "not installed, their tests will be skipped:$$missing"
 
 # The MONAI Deploy SDK needs older packages than ours beside it, and installs into MONAI's own folder, from where every
 # `import monai` would import it. So it has an environment of its own, which finds the rest in ours.

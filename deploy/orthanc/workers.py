@@ -1,0 +1,98 @@
+"""An application in processes of its own: several studies at once, and a crash ends no more than one of them."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from deploy.orthanc.watcher import Application, Outcome
+from scintikit.errors import ScintikitError
+
+
+class WorkerEnded(ScintikitError):
+    """The process that computed a study ended; the study, or one beside it, may be the cause."""
+
+
+class Workers:
+    """An `Application` that may be called from as many threads as there are processes.
+
+    Each process loads the models once, at its first study.
+
+    Parameters
+    ----------
+    application
+        `module:function`; the function makes an application of the folder of models.
+    models
+    processes
+
+    Raises
+    ------
+    ScintikitError
+        What the function raises, such as for a model that is missing.
+    """
+
+    def __init__(self, application: str, models: Path, processes: int) -> None:
+        self.application = application
+        self.models = models
+        self.processes = processes
+        self.lock = threading.Lock()
+        self.pool = self._start()
+        self.pool.submit(_check, application, models).result()
+
+    def __call__(self, files: Sequence[Path], output: Path) -> Outcome:
+        """Run the application."""
+        pool = self.pool
+        try:
+            return pool.submit(_run, self.application, self.models, files, output).result()
+        except BrokenProcessPool as error:
+            with self.lock:
+                if self.pool is pool:
+                    self.pool = self._start()
+            raise WorkerEnded("the process that computed this study ended, as for want of memory") from error
+
+    def close(self) -> None:
+        """End the processes."""
+        self.pool.shutdown(cancel_futures=True)
+
+    def _start(self) -> ProcessPoolExecutor:
+        threads = max(1, (os.cpu_count() or 1) // self.processes)
+        context = multiprocessing.get_context("spawn")  # a process with threads must not fork
+        return ProcessPoolExecutor(self.processes, context, _begin, (threads,))
+
+
+def load_application(name: str, models: Path) -> Application:
+    """Return what `module:function` makes of the folder of models."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)(models)
+
+
+_loaded = cache(load_application)
+
+
+def _begin(threads: int) -> None:
+    """Share the processor with the other processes, and end with the watcher even if that is killed."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_too() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_too, daemon=True).start()
+
+
+def _check(name: str, models: Path) -> None:
+    _loaded(name, models)
+
+
+def _run(name: str, models: Path, files: Sequence[Path], output: Path) -> Outcome:
+    return _loaded(name, models)(files, output)
