@@ -93,9 +93,9 @@ def classifier(bundle: str = "thyroid_cls", ckpt_dir: str | os.PathLike[str] | N
 
 def _feature_layer(parser: ConfigParser) -> str:
     """Return the layer that the bundle's own inference takes the features from."""
-    for handler in parser["handlers"]:
+    for number, handler in enumerate(parser["handlers"]):
         if isinstance(handler, dict) and handler["_target_"].endswith(".CaptureFeatures"):
-            return str(handler["layer"])
+            return str(parser.get_parsed_content(f"handlers#{number}#layer"))
     raise ConfigError("inference.json has no CaptureFeatures among its handlers; it tells which layer has the features")
 
 
