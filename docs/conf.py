@@ -12,7 +12,7 @@ project = "scintikit"
 author = "The scintikit developers"
 version = release = __version__
 copyright = "The scintikit developers, Apache License 2.0. Research use only; not a medical device"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "command_line", "optional_pages"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "command_line"]
 
 # The source is the whole repository; these are its pages.
 root_doc = "docs/index"
