@@ -13,6 +13,8 @@ from functools import cache
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import torch
+
 from deploy.orthanc.watcher import Application, Outcome
 from scintikit.errors import ScintikitError
 
@@ -79,7 +81,7 @@ _loaded = cache(load_application)
 
 def _begin(threads: int) -> None:
     """Share the processor with the other processes, and end with the watcher even if that is killed."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
