@@ -19,6 +19,7 @@ from PIL import Image
 from scintikit.errors import PackageError
 from scintikit.files import file_sha256
 from scintikit.packing.lint import lint_config
+from scintikit.packing.manifest import is_output
 
 #: Of a folder, what the model zoo asks for.
 REQUIRED = (
@@ -207,7 +208,7 @@ STATIC: dict[str, Callable[[Path], str]] = {
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
+        if path.is_file() and not is_output(path.relative_to(folder)):
             yield path.relative_to(folder)
 
 

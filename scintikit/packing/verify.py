@@ -100,7 +100,7 @@ def _folder_of(bundle: Path, sha256: str | None, results: list[Result]) -> Itera
             yield None
             return
         try:
-            manifest = check_hashes(folder)
+            manifest = check_hashes(folder, fresh=not bundle.is_dir())
             results.append(Result("hashes", True, f"{len(manifest['files'])} files as packed"))
         except PackageError as error:
             results.append(Result("hashes", False, str(error)))

@@ -104,6 +104,15 @@ def test_what_a_run_leaves_in_the_folder_is_no_part_of_it(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x")
     assert check_hashes(folder)["name"] == "thyroid_cls"
+    assert passed(verify_bundle(folder, run=False))
+
+
+@pytest.mark.parametrize("name", ["scintikit/__pycache__/files.cpython-311.pyc", "predictions/scan.json"])
+def test_a_zip_has_nothing_that_the_manifest_does_not_list(name: str, folder: Path, put: Put, tmp_path: Path) -> None:
+    """Python would run such a `.pyc` in the place of the module whose hash was checked."""
+    put(name, b"x", hashed=False)
+    write_zip(folder, tmp_path / "more.zip", folder.name)
+    assert _failure(verify_bundle(tmp_path / "more.zip", run=False)).startswith(f"hashes: {name}")
 
 
 def test_a_manifest_cannot_lead_out_of_the_folder(folder: Path, put: Put) -> None:
