@@ -18,8 +18,8 @@ from PIL import Image
 
 from scintikit.errors import PackageError
 from scintikit.files import file_sha256
-from scintikit.packing.lint import lint_config
-from scintikit.packing.manifest import is_output
+from scintikit.packing.lint import lint_config, lint_logging
+from scintikit.packing.manifest import NAME, is_output
 
 #: Of a folder, what the model zoo asks for.
 REQUIRED = (
@@ -35,7 +35,8 @@ LARGE = 25_000_000  #: bytes of a file that the model zoo's repository takes
 LARGE_FILES = "large_files.yml"
 TEXT = (".json", ".yaml", ".yml", ".md", ".txt", ".py", ".conf", ".html", ".csv")
 #: What may lie in a bundle's folder; images belong into `docs`, tables and schemas into the library.
-KNOWN = {"": (".yml", ".yaml", ".json", ".txt"), "configs": (".json", ".conf"), "models": (".pt", ".ts", ".onnx")}
+TOP = ("LICENSE", LARGE_FILES, NAME)
+KNOWN = {"configs": (".json", ".conf"), "models": (".pt", ".ts", ".onnx")}
 KNOWN |= {"docs": (".md", ".txt", ".png", ".jpg", ".svg"), "scripts": (".py",), "scintikit": TEXT}
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
 
@@ -70,8 +71,9 @@ def check_files(folder: Path) -> str:
         raise PackageError(f"{', '.join(missing)} missing or empty")
     for path in _files(folder):
         top = path.parts[0] if len(path.parts) > 1 else ""
-        if path.name != "LICENSE" and path.suffix not in KNOWN.get(top, ()):
-            raise PackageError(f"{path} does not belong into a bundle: {top or 'its top'} takes {KNOWN.get(top, ())}")
+        if path.as_posix() not in TOP and path.suffix not in KNOWN.get(top, ()):
+            known = KNOWN.get(top, ()) if top else TOP
+            raise PackageError(f"{path} does not belong into a bundle: {top or 'its top'} takes {known}")
     return f"{len(list(_files(folder)))} files"
 
 
@@ -176,11 +178,16 @@ def check_privacy(folder: Path) -> str:
 
 def check_configs(folder: Path) -> str:
     """The configs are clean, see `lint_config`."""
-    configs = sorted(path for path in (folder / "configs").glob("*.json") if path.stem != "metadata")
+    configs = sorted(
+        path for path in (folder / "configs").rglob("*.json") if path != folder / "configs" / "metadata.json"
+    )
     for path in configs:
         whole = "bundle_root" in json.loads(path.read_text(encoding="utf-8"))
         if problems := lint_config(folder, path, overlays=not whole):
-            raise PackageError(f"configs/{path.name}: {'; '.join(problems[:3])}")
+            raise PackageError(f"{path.relative_to(folder)}: {'; '.join(problems[:3])}")
+    for path in sorted((folder / "configs").rglob("*.conf")):
+        if problems := lint_logging(path):
+            raise PackageError(f"{path.relative_to(folder)}: {'; '.join(problems[:3])}")
     return f"{len(configs)} configs"
 
 
