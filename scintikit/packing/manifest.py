@@ -82,7 +82,8 @@ def _read(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         for entry in manifest["files"].values():
             entry["sha256"], entry["bytes"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        manifest["name"], manifest["version"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PackageError(f"{NAME} in {folder.name} is damaged: {error!r}; unpack the bundle again") from error
     return manifest
 

@@ -123,7 +123,9 @@ def test_a_manifest_cannot_lead_out_of_the_folder(folder: Path, put: Put) -> Non
         check_hashes(folder)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"files": {"a": 1}}', b'{"files": []}'])
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b'{"files": {"a": 1}}', b'{"files": []}', b'{"files": {}}', b"[" * 100_000]
+)
 def test_a_damaged_manifest_is_named(folder: Path, put: Put, content: bytes) -> None:
     put("manifest.json", content, hashed=False)
     with pytest.raises(PackageError, match=r"manifest.json in thyroid_cls is damaged"):
@@ -167,6 +169,12 @@ def test_another_zip_than_the_author_s_is_refused(package: Path) -> None:
     assert "not the one given" in _failure(verify_bundle(package, sha256="0" * 64))
 
 
+def test_a_hash_is_never_left_unchecked(package: Path, folder: Path) -> None:
+    """Not for a folder, which has none, nor where a variable of the shell was empty."""
+    assert "is a folder" in _failure(verify_bundle(folder, run=False, sha256=file_sha256(package)))
+    assert "not the one given" in _failure(verify_bundle(package, run=False, sha256=""))
+
+
 def test_no_bundle_and_no_package_are_told_apart(tmp_path: Path) -> None:
     assert "there is no bundle" in _failure(verify_bundle(tmp_path / "nothing.zip"))
     assert "has no manifest.json" in _failure(verify_bundle(tmp_path))
@@ -183,6 +191,11 @@ def _metadata(folder: Path, **change: object) -> bytes:
         ("docs/data_license.txt", None, "required files: docs/data_license.txt missing"),
         ("models/calibration.pt", None, "required files: models/calibration.pt missing"),
         ("models/last.pkl", b"x", "required files: models/last.pkl does not belong"),
+        ("docs/README.md", b"\xff\xfe", "model card: cannot be checked"),
+        ("docs/picture.png", b"no picture", "no patient data: cannot be checked"),
+        ("scripts/broken.py", b"def (", "pinned packages: cannot be checked"),
+        ("configs/list.json", b"[]", "configs: cannot be checked"),
+        ("large_files.yml", b"{{", "large files: cannot be checked"),
         ("setup.py", b"x", "required files: setup.py does not belong"),
         ("other.yaml", b"x: $open(1)", "required files: other.yaml does not belong"),
         ("configs/sub/other.json", b'{"x": "$open(1)"}', "configs: configs/sub/other.json"),
@@ -267,8 +280,11 @@ def test_the_command_fails_with_one_clear_line(folder: Path, put: Put, capsys: p
 
 
 @pytest.mark.slow
-def test_a_bundle_that_does_not_work_is_found_at_work(folder: Path, put: Put) -> None:
+def test_a_bundle_that_does_not_work_is_found_at_work(
+    folder: Path, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights of another network, and a declared output that is not the network's."""
+    monkeypatch.setenv("PYTHONOPTIMIZE", "1")  # would leave out assertions
     put("models/model.pt", _saved({"weight": torch.zeros(3)}))
     metadata = json.loads((folder / "configs/metadata.json").read_text())
     metadata["network_data_format"]["outputs"]["pred"]["num_channels"] = 5
