@@ -18,6 +18,7 @@ from PIL import Image
 
 from scintikit.errors import PackageError
 from scintikit.files import file_sha256
+from scintikit.packing.archive import check_name
 from scintikit.packing.lint import lint_config, lint_logging
 from scintikit.packing.manifest import NAME, is_output
 
@@ -51,9 +52,13 @@ def metadata_of(folder: Path) -> dict[str, Any]:
     path = folder / "configs" / "metadata.json"
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("name", "version", "weights"):
-            metadata[key]
-    except (OSError, ValueError, TypeError) as error:
+        for name in (metadata["name"], *metadata["weights"].keys()):
+            if not re.fullmatch(r"\w[\w.-]*", name):  # they become paths
+                raise PackageError(f"configs/metadata.json of {folder.name}: {name!r} is no plain name of a file")
+        metadata["version"]
+    except PackageError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise PackageError(f"configs/metadata.json of {folder.name} cannot be read: {error}") from error
     except KeyError as error:
         raise PackageError(
@@ -106,6 +111,10 @@ def pins(metadata: dict[str, Any]) -> dict[str, str]:
 def check_pins(folder: Path) -> str:
     """Versions are exact, and everything that the bundle's code imports when it starts is among them."""
     pinned = pins(metadata_of(folder))
+    if strange := [name for name in pinned if not re.fullmatch(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", name)]:
+        raise PackageError(
+            f"in metadata.json {strange[0]!r} is no name of a package; pip would take it for something else"
+        )
     loose = [f"{name} {version}" for name, version in pinned.items() if not re.fullmatch(r"\d+(\.\w+)+", version)]
     if loose:
         raise PackageError(f"not exact in metadata.json: {', '.join(loose)}")
@@ -149,9 +158,12 @@ def check_large_files(folder: Path) -> str:
                 f"{LARGE_FILES}: give --large_files_url, the address of the folder where you will publish it"
             )
     for name, entry in listed.items():
-        if entry.get("hash_type") != "sha256" or not entry.get("url"):
-            raise PackageError(f"{name} in {LARGE_FILES} needs `url`, `hash_val` and `hash_type: sha256`")
-        if (folder / name).is_file() and file_sha256(folder / name) != entry["hash_val"]:
+        check_name(name)
+        if entry.get("hash_type") != "sha256" or not re.match("https?://", entry.get("url", "")):
+            raise PackageError(f"{name} in {LARGE_FILES} needs `url` (http), `hash_val` and `hash_type: sha256`")
+        if not (folder / name).is_file():
+            raise PackageError(f"{name} stands in {LARGE_FILES}, by which MONAI would add it, but not in the bundle")
+        if file_sha256(folder / name) != entry["hash_val"]:
             raise PackageError(f"{name} is not the file that {LARGE_FILES} names: its SHA-256 differs")
     return f"{len(large)} over {LARGE // 10**6} MB"
 
@@ -169,10 +181,9 @@ def check_privacy(folder: Path) -> str:
             _check_text(data.decode("utf-8", errors="replace"), name)
         if path.suffix in (".json", ".ts", ".onnx") and (found := LOCAL_PATH.search(data)):
             raise PackageError(f"{name} names a path of the machine it was made on: {found[0].decode()!r}")
-    for name in metadata_of(folder)["weights"]:
-        if name.endswith(".pt"):
-            for text in _strings(_load(folder / "models" / name)):
-                _check_text(text, Path("models") / name)
+    for name in _weights(folder):
+        for text in _strings(_load(folder / "models" / name)):
+            _check_text(text, Path("models") / name)
     return "no image, identifier or local path"
 
 
@@ -193,7 +204,7 @@ def check_configs(folder: Path) -> str:
 
 def check_weights(folder: Path) -> str:
     """The weights are plain tensors, which torch reads without running code."""
-    names = [name for name in metadata_of(folder)["weights"] if name.endswith(".pt")]
+    names = _weights(folder)
     for name in names:
         _load(folder / "models" / name)
     return ", ".join(names)
@@ -217,6 +228,12 @@ def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not is_output(path.relative_to(folder)):
             yield path.relative_to(folder)
+
+
+def _weights(folder: Path) -> list[str]:
+    """Return the names of all that torch would unpickle, also of what the metadata does not list."""
+    models = folder / "models"
+    return sorted(path.relative_to(models).as_posix() for path in models.rglob("*.pt"))
 
 
 def _load(path: Path) -> Any:

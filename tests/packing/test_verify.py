@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from PIL import Image, PngImagePlugin
 
 from scintikit.errors import PackageError
@@ -24,6 +25,7 @@ from scintikit.phantoms import simulated_dataset
 from tools.verify import verify
 
 Put = Callable[..., None]
+URL = "https://example.org/weights"
 
 
 def _table(results: list[Result]) -> dict[str, bool | None]:
@@ -156,7 +158,7 @@ def test_a_config_that_runs_something_is_refused_even_with_right_hashes(folder: 
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("name", ["model.pt", "calibration.pt"])
+@pytest.mark.parametrize("name", ["model.pt", "calibration.pt", "not_in_the_metadata.pt"])
 def test_a_pickle_is_refused_and_not_run(name: str, folder: Path, put: Put, tmp_path: Path) -> None:
     for data in (_saved(Evil(tmp_path / "trace")), pickle.dumps(Evil(tmp_path / "trace"))):
         put(f"models/{name}", data)
@@ -191,6 +193,18 @@ def _metadata(folder: Path, **change: object) -> bytes:
         ("docs/data_license.txt", None, "required files: docs/data_license.txt missing"),
         ("models/calibration.pt", None, "required files: models/calibration.pt missing"),
         ("models/last.pkl", b"x", "required files: models/last.pkl does not belong"),
+        (
+            "configs/metadata.json",
+            {"required_packages_version": {"--index-url=x": "1.0"}},
+            "pinned packages: in metadata",
+        ),
+        (
+            "configs/metadata.json",
+            {"required_packages_version": {"x @ https://example.org/x#": "1.0"}},
+            "pinned packages: in",
+        ),
+        ("configs/metadata.json", {"weights": {"../LICENSE": "x"}}, "required files: configs/metadata.json"),
+        ("configs/metadata.json", {"weights": ["model.pt"]}, "required files: configs/metadata.json"),
         ("docs/README.md", b"\xff\xfe", "model card: cannot be checked"),
         ("docs/picture.png", b"no picture", "no patient data: cannot be checked"),
         ("scripts/broken.py", b"def (", "pinned packages: cannot be checked"),
@@ -237,6 +251,21 @@ def test_a_large_file_must_be_the_one_listed(folder: Path, put: Put) -> None:
     assert "models/model.pt is not the file" in _failure(verify_bundle(folder, run=False))
 
 
+@pytest.mark.parametrize(
+    ("path", "url", "message"),
+    [
+        ("../../.bashrc", URL, "leads out of"),
+        ("scripts/more.py", URL, "would add it"),
+        ("models/model.pt", "file:///etc", "needs `url`"),
+    ],
+)
+def test_large_files_must_not_bring_others(path: str, url: str, message: str, folder: Path, put: Put) -> None:
+    entry = {"path": path, "url": url, "hash_val": "0", "hash_type": "sha256"}
+    listed = ConfigParser.load_config_file(folder / "large_files.yml")["large_files"]
+    put("large_files.yml", json.dumps({"large_files": [*listed, entry]}).encode())
+    assert message in _failure(verify_bundle(folder, run=False))
+
+
 def _picture(**texts: str) -> bytes:
     information = PngImagePlugin.PngInfo()
     for key, text in texts.items():
@@ -280,9 +309,7 @@ def test_the_command_fails_with_one_clear_line(folder: Path, put: Put, capsys: p
 
 
 @pytest.mark.slow
-def test_a_bundle_that_does_not_work_is_found_at_work(
-    folder: Path, put: Put, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_that_does_not_work_is_found_at_work(folder: Path, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of another network, and a declared output that is not the network's."""
     monkeypatch.setenv("PYTHONOPTIMIZE", "1")  # would leave out assertions
     put("models/model.pt", _saved({"weight": torch.zeros(3)}))
