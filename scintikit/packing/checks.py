@@ -39,6 +39,9 @@ TEXT = (".json", ".yaml", ".yml", ".md", ".txt", ".py", ".conf", ".html", ".csv"
 TOP = ("LICENSE", LARGE_FILES, NAME)
 KNOWN = {"configs": (".json", ".conf"), "models": (".pt", ".ts", ".onnx")}
 KNOWN |= {"docs": (".md", ".txt", ".png", ".jpg", ".svg"), "scripts": (".py",), "scintikit": TEXT}
+#: What pictures may say of themselves, and how they end.
+PLAIN = ("Software", "icc_profile", "transparency")
+ENDS = (b"IEND\xaeB`\x82", b"\xff\xd9")
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
 
 #: Identifiers that DICOM gives out to studies and files; those below 1.2.840.10008 name its own classes and syntaxes.
@@ -177,8 +180,15 @@ def check_privacy(folder: Path) -> str:
             raise PackageError(f"{name} is a medical image or an archive; a bundle carries no data")
         if path.suffix in (".png", ".jpg"):
             _check_picture(path, name)
-        if path.suffix in TEXT and name.parts[0] != "scintikit":
-            _check_text(data.decode("utf-8", errors="replace"), name)
+        if path.suffix in (*TEXT, ".svg") or path.name == "LICENSE":
+            try:
+                text = data.decode("utf-8")
+            except UnicodeDecodeError:
+                text = "\0"
+            if "\0" in text:  # UTF-16, PDF, DICOM without its preamble
+                raise PackageError(f"{name} is no text in UTF-8; nothing can be told of what is in it")
+            if name.parts[0] != "scintikit" or path.suffix != ".py":
+                _check_text(text, name)
         if path.suffix in (".json", ".ts", ".onnx") and (found := LOCAL_PATH.search(data)):
             raise PackageError(f"{name} names a path of the machine it was made on: {found[0].decode()!r}")
     for name in _weights(folder):
@@ -267,8 +277,11 @@ def _check_text(text: str, name: Path) -> None:
 
 
 def _check_picture(path: Path, name: Path) -> None:
-    with Image.open(path) as picture:
-        texts = [key for key in picture.info if isinstance(picture.info[key], str) and key != "Software"]
+    with Image.open(path, formats=("PNG", "JPEG")) as picture:
+        picture.load()  # some texts come after the pixels
+        texts = [key for key in picture.info if key not in PLAIN and isinstance(picture.info[key], (str, bytes, dict))]
+        if not path.read_bytes().endswith(ENDS):
+            texts.append("something after its end")
         if texts or picture.getexif():
             raise PackageError(f"{name} carries text besides its pixels ({texts or 'EXIF'}); save it without")
 

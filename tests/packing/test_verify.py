@@ -7,8 +7,10 @@ import json
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -275,6 +277,16 @@ def _picture(**texts: str) -> bytes:
     return buffer.getvalue()
 
 
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _jpeg(**texts: bytes) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4)).save(buffer, "JPEG", **texts)
+    return buffer.getvalue()
+
+
 def test_patients_data_and_local_paths_are_refused(folder: Path, put: Put, tmp_path: Path) -> None:
     scan = next(Path(simulated_dataset("tiny"), "images").iterdir()).read_bytes()
     state = torch.load(folder / "models/calibration.pt", weights_only=True)
@@ -282,6 +294,13 @@ def test_patients_data_and_local_paths_are_refused(folder: Path, put: Put, tmp_p
     cases = {
         "docs/picture.png": (scan, "medical image"),
         "docs/portrait.png": (_picture(Patient="DOE^JANE"), "text besides its pixels"),
+        "docs/late.png": (_picture()[:-12] + _chunk(b"tEXt", b"Patient\0DOE^JANE") + _picture()[-12:], "text besides"),
+        "docs/longer.png": (_picture() + b"DOE^JANE", "text besides"),
+        "docs/comment.jpg": (_jpeg(comment=b"DOE^JANE"), "text besides"),
+        "docs/drawing.svg": (f"<svg>{uid}</svg>".encode(), "DICOM identifier"),
+        "docs/utf16.txt": (f"study {uid}".encode("utf-16"), "no text in UTF-8"),
+        "LICENSE": (f"study {uid}".encode(), "DICOM identifier"),
+        "scintikit/table.csv": (f"study {uid}".encode(), "DICOM identifier"),
         "docs/notes.txt": (f"study {uid}".encode(), "DICOM identifier"),
         "docs/paths.txt": (b"trained in /home/jane/scans/", "path of the machine"),
         "models/calibration.pt": (_saved(state | {"source": f"/home/jane/{uid}"}), "DICOM identifier"),
@@ -296,6 +315,7 @@ def test_patients_data_and_local_paths_are_refused(folder: Path, put: Put, tmp_p
             check_privacy(copy)
         shutil.rmtree(copy)
     put("docs/fine.png", _picture(Software="matplotlib"))
+    put("docs/fine.jpg", _jpeg())
     assert passed(verify_bundle(folder, run=False))
 
 
