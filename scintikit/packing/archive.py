@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import stat
+import tempfile
+import unicodedata
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -15,6 +18,8 @@ MAX_FILES = 10_000
 MAX_BYTES = 8 << 30  #: unpacked; the largest bundle of the model zoo has about 5 GB
 MAX_RATIO = 200  #: unpacked to packed; weights hardly shrink, text by about 5
 MAX_NAME = 200
+#: What Windows takes for devices, whatever the suffix.
+DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 EPOCH = (1980, 1, 1, 0, 0, 0)  #: the earliest time that a zip can state
 
 
@@ -25,10 +30,11 @@ def write_zip(folder: Path, archive: Path, top: str) -> None:
     left out. The archive takes its name when it is whole.
     """
     archive.parent.mkdir(parents=True, exist_ok=True)
-    temporary = archive.with_name(f".{archive.name}.tmp")
-    try:
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix=f".{archive.name[:50]}.", suffix=".tmp") as scratch:
+        temporary = Path(scratch) / archive.name  # of its own, when two pack at once
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as bundle:
             for path in sorted(file for file in folder.rglob("*") if file.is_file()):
+                check_name(path.relative_to(folder).as_posix())
                 entry = zipfile.ZipInfo(f"{top}/{path.relative_to(folder).as_posix()}", EPOCH)
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 entry.create_system = 3  # Unix, also when packed elsewhere
@@ -37,8 +43,6 @@ def write_zip(folder: Path, archive: Path, top: str) -> None:
                 with path.open("rb") as source, bundle.open(entry, "w") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
         temporary.replace(archive)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def unpack_zip(archive: Path, folder: Path) -> Path:
@@ -62,7 +66,7 @@ def unpack_zip(archive: Path, folder: Path) -> Path:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with bundle.open(entry) as source, target.open("xb") as file:
                     _copy(source, file, entry)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError, zlib.error) as error:
         raise PackageError(f"{archive.name} is no intact zip archive: {error}; download or pack it again") from error
     return folder / entries[0].filename.split("/")[0]
 
@@ -79,10 +83,13 @@ def _check_entries(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
             raise PackageError(f"{entry.filename!r} in {archive.name} is a link or device, not a regular file")
         if entry.flag_bits & 1:
             raise PackageError(f"{entry.filename!r} in {archive.name} is encrypted")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise PackageError(f"{entry.filename!r} in {archive.name} is compressed by another method than deflate")
         if entry.file_size > MAX_RATIO * max(entry.compress_size, 1024):
             raise PackageError(f"{entry.filename!r} in {archive.name} unpacks to more than {MAX_RATIO} times its size")
-    names = [entry.filename.lower() for entry in entries]
-    if len(set(names)) < len(names):
+    names = [_folded(entry.filename) for entry in entries]
+    folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
+    if len(set(names)) < len(names) or folders & set(names):
         raise PackageError(f"{archive.name} has two files that are one on some systems")
     if sum(entry.file_size for entry in entries) > MAX_BYTES:
         raise PackageError(f"{archive.name} unpacks to more than {MAX_BYTES >> 30} GiB")
@@ -91,15 +98,20 @@ def _check_entries(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise PackageError(f"{archive.name} must hold one folder, the bundle; it has {sorted(tops)[:5]}")
 
 
+def _folded(name: str) -> str:
+    """Return what a file system that knows no case and only one form of each letter makes of a name."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
 def check_name(name: str) -> None:
     """Raise `PackageError` unless `name` is a plain relative path that means the same file on every system."""
     path = PurePosixPath(name)
     if (
         path.is_absolute()
         or ".." in path.parts
-        or "\\" in name
-        or ":" in name
-        or len(name) > MAX_NAME
+        or re.search(r'[<>:"|?*\\]', name)
+        or len(name.encode(errors="replace")) > MAX_NAME
+        or any(DEVICE.match(part) for part in path.parts)
         or any(not part.strip() or part.endswith((".", " ")) for part in name.split("/"))
         or not name.isprintable()
     ):

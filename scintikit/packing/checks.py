@@ -18,7 +18,9 @@ from PIL import Image
 
 from scintikit.errors import PackageError
 from scintikit.files import file_sha256
-from scintikit.packing.lint import lint_config
+from scintikit.packing.archive import check_name
+from scintikit.packing.lint import lint_config, lint_logging
+from scintikit.packing.manifest import NAME, is_output
 
 #: Of a folder, what the model zoo asks for.
 REQUIRED = (
@@ -34,8 +36,12 @@ LARGE = 25_000_000  #: bytes of a file that the model zoo's repository takes
 LARGE_FILES = "large_files.yml"
 TEXT = (".json", ".yaml", ".yml", ".md", ".txt", ".py", ".conf", ".html", ".csv")
 #: What may lie in a bundle's folder; images belong into `docs`, tables and schemas into the library.
-KNOWN = {"": (".yml", ".yaml", ".json", ".txt"), "configs": (".json", ".conf"), "models": (".pt", ".ts", ".onnx")}
+TOP = ("LICENSE", LARGE_FILES, NAME)
+KNOWN = {"configs": (".json", ".conf"), "models": (".pt", ".ts", ".onnx")}
 KNOWN |= {"docs": (".md", ".txt", ".png", ".jpg", ".svg"), "scripts": (".py",), "scintikit": TEXT}
+#: What pictures may say of themselves, and how they end.
+PLAIN = ("Software", "icc_profile", "transparency")
+ENDS = (b"IEND\xaeB`\x82", b"\xff\xd9")
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
 
 #: Identifiers that DICOM gives out to studies and files; those below 1.2.840.10008 name its own classes and syntaxes.
@@ -49,9 +55,13 @@ def metadata_of(folder: Path) -> dict[str, Any]:
     path = folder / "configs" / "metadata.json"
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("name", "version", "weights"):
-            metadata[key]
-    except (OSError, ValueError, TypeError) as error:
+        for name in (metadata["name"], *metadata["weights"].keys()):
+            if not re.fullmatch(r"\w[\w.-]*", name):  # they become paths
+                raise PackageError(f"configs/metadata.json of {folder.name}: {name!r} is no plain name of a file")
+        metadata["version"]
+    except PackageError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise PackageError(f"configs/metadata.json of {folder.name} cannot be read: {error}") from error
     except KeyError as error:
         raise PackageError(
@@ -69,8 +79,9 @@ def check_files(folder: Path) -> str:
         raise PackageError(f"{', '.join(missing)} missing or empty")
     for path in _files(folder):
         top = path.parts[0] if len(path.parts) > 1 else ""
-        if path.name != "LICENSE" and path.suffix not in KNOWN.get(top, ()):
-            raise PackageError(f"{path} does not belong into a bundle: {top or 'its top'} takes {KNOWN.get(top, ())}")
+        if path.as_posix() not in TOP and path.suffix not in KNOWN.get(top, ()):
+            known = KNOWN.get(top, ()) if top else TOP
+            raise PackageError(f"{path} does not belong into a bundle: {top or 'its top'} takes {known}")
     return f"{len(list(_files(folder)))} files"
 
 
@@ -103,6 +114,10 @@ def pins(metadata: dict[str, Any]) -> dict[str, str]:
 def check_pins(folder: Path) -> str:
     """Versions are exact, and everything that the bundle's code imports when it starts is among them."""
     pinned = pins(metadata_of(folder))
+    if strange := [name for name in pinned if not re.fullmatch(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", name)]:
+        raise PackageError(
+            f"in metadata.json {strange[0]!r} is no name of a package; pip would take it for something else"
+        )
     loose = [f"{name} {version}" for name, version in pinned.items() if not re.fullmatch(r"\d+(\.\w+)+", version)]
     if loose:
         raise PackageError(f"not exact in metadata.json: {', '.join(loose)}")
@@ -146,9 +161,12 @@ def check_large_files(folder: Path) -> str:
                 f"{LARGE_FILES}: give --large_files_url, the address of the folder where you will publish it"
             )
     for name, entry in listed.items():
-        if entry.get("hash_type") != "sha256" or not entry.get("url"):
-            raise PackageError(f"{name} in {LARGE_FILES} needs `url`, `hash_val` and `hash_type: sha256`")
-        if (folder / name).is_file() and file_sha256(folder / name) != entry["hash_val"]:
+        check_name(name)
+        if entry.get("hash_type") != "sha256" or not re.match("https?://", entry.get("url", "")):
+            raise PackageError(f"{name} in {LARGE_FILES} needs `url` (http), `hash_val` and `hash_type: sha256`")
+        if not (folder / name).is_file():
+            raise PackageError(f"{name} stands in {LARGE_FILES}, by which MONAI would add it, but not in the bundle")
+        if file_sha256(folder / name) != entry["hash_val"]:
             raise PackageError(f"{name} is not the file that {LARGE_FILES} names: its SHA-256 differs")
     return f"{len(large)} over {LARGE // 10**6} MB"
 
@@ -162,30 +180,41 @@ def check_privacy(folder: Path) -> str:
             raise PackageError(f"{name} is a medical image or an archive; a bundle carries no data")
         if path.suffix in (".png", ".jpg"):
             _check_picture(path, name)
-        if path.suffix in TEXT and name.parts[0] != "scintikit":
-            _check_text(data.decode("utf-8", errors="replace"), name)
+        if path.suffix in (*TEXT, ".svg") or path.name == "LICENSE":
+            try:
+                text = data.decode("utf-8")
+            except UnicodeDecodeError:
+                text = "\0"
+            if "\0" in text:  # UTF-16, PDF, DICOM without its preamble
+                raise PackageError(f"{name} is no text in UTF-8; nothing can be told of what is in it")
+            if name.parts[0] != "scintikit" or path.suffix != ".py":
+                _check_text(text, name)
         if path.suffix in (".json", ".ts", ".onnx") and (found := LOCAL_PATH.search(data)):
             raise PackageError(f"{name} names a path of the machine it was made on: {found[0].decode()!r}")
-    for name in metadata_of(folder)["weights"]:
-        if name.endswith(".pt"):
-            for text in _strings(_load(folder / "models" / name)):
-                _check_text(text, Path("models") / name)
+    for name in _weights(folder):
+        for text in _strings(_load(folder / "models" / name)):
+            _check_text(text, Path("models") / name)
     return "no image, identifier or local path"
 
 
 def check_configs(folder: Path) -> str:
     """The configs are clean, see `lint_config`."""
-    configs = sorted(path for path in (folder / "configs").glob("*.json") if path.stem != "metadata")
+    configs = sorted(
+        path for path in (folder / "configs").rglob("*.json") if path != folder / "configs" / "metadata.json"
+    )
     for path in configs:
         whole = "bundle_root" in json.loads(path.read_text(encoding="utf-8"))
         if problems := lint_config(folder, path, overlays=not whole):
-            raise PackageError(f"configs/{path.name}: {'; '.join(problems[:3])}")
+            raise PackageError(f"{path.relative_to(folder)}: {'; '.join(problems[:3])}")
+    for path in sorted((folder / "configs").rglob("*.conf")):
+        if problems := lint_logging(path):
+            raise PackageError(f"{path.relative_to(folder)}: {'; '.join(problems[:3])}")
     return f"{len(configs)} configs"
 
 
 def check_weights(folder: Path) -> str:
     """The weights are plain tensors, which torch reads without running code."""
-    names = [name for name in metadata_of(folder)["weights"] if name.endswith(".pt")]
+    names = _weights(folder)
     for name in names:
         _load(folder / "models" / name)
     return ", ".join(names)
@@ -207,8 +236,14 @@ STATIC: dict[str, Callable[[Path], str]] = {
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
+        if path.is_file() and not is_output(path.relative_to(folder)):
             yield path.relative_to(folder)
+
+
+def _weights(folder: Path) -> list[str]:
+    """Return the names of all that torch would unpickle, also of what the metadata does not list."""
+    models = folder / "models"
+    return sorted(path.relative_to(models).as_posix() for path in models.rglob("*.pt"))
 
 
 def _load(path: Path) -> Any:
@@ -242,8 +277,11 @@ def _check_text(text: str, name: Path) -> None:
 
 
 def _check_picture(path: Path, name: Path) -> None:
-    with Image.open(path) as picture:
-        texts = [key for key in picture.info if isinstance(picture.info[key], str) and key != "Software"]
+    with Image.open(path, formats=("PNG", "JPEG")) as picture:
+        picture.load()  # some texts come after the pixels
+        texts = [key for key in picture.info if key not in PLAIN and isinstance(picture.info[key], (str, bytes, dict))]
+        if not path.read_bytes().endswith(ENDS):
+            texts.append("something after its end")
         if texts or picture.getexif():
             raise PackageError(f"{name} carries text besides its pixels ({texts or 'EXIF'}); save it without")
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import importlib
+import inspect
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -48,10 +52,18 @@ FORBIDDEN = [
     "package",
     "attrgetter",
     "methodcaller",
+    "optional_import",
+    "cpp_extension",
+    "tofile",
+    "dump",
 ]
 FORBIDDEN += ["download_url", "download_and_extract", "load_url", "load_state_dict_from_url"]
 
 REFERENCE = re.compile(r"@([\w#]+(?:::[\w#]+)*)")
+#: Python's `logging` evaluates these parts of its file; others than such are refused.
+LOGGING = {"class": ("StreamHandler",), "args": ("(sys.stderr,)", "(sys.stdout,)", "()"), "kwargs": ("{}",)}
+
+OUTSIDE = re.compile(r"(^|/)\.\.(/|$)")
 ABSOLUTE = re.compile(r"/|~|[A-Za-z]:[\\/]|file:|https?:")
 
 
@@ -77,11 +89,26 @@ def lint_config(root: Path, config: Path, overlays: bool = False) -> list[str]:
     own = ConfigParser.load_config_file(str(config))
     problems = []
     for key, value in _leaves(own):
-        if key.split("#")[-1] == "_target_":
+        last = key.replace("::", "#").split("#")[-1]  # an overlay may name what it changes by its whole id
+        if last == "_target_":
             problems += [f"{key}: {problem}" for problem in _target_problems(root, value)]
+        elif last == "_mode_" and value not in ("default", "callable", "partial"):
+            problems.append(f"{key}: the mode {value!r} is not for use")  # "debug" waits at a prompt
         elif isinstance(value, str):
             problems += [f"{key}: {problem}" for problem in _text_problems(parser, value)]
     return problems
+
+
+def lint_logging(config: Path) -> list[str]:
+    """Return what is wrong with a file for Python's `logging`, which evaluates some of its values."""
+    parser = configparser.RawConfigParser()
+    parser.read_string(config.read_text(encoding="utf-8"))
+    return [
+        f"{section}: {key} is {value!r}; it may be {' or '.join(LOGGING[key])}"
+        for section in (*parser.sections(), parser.default_section)
+        for key, value in parser[section].items()
+        if key in LOGGING and value not in LOGGING[key]
+    ]
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -110,6 +137,23 @@ def _target_problems(root: Path, target: Any) -> Iterator[str]:
             yield f"the component {target} is not in the bundle"
     elif locate(target) is None:
         yield f"there is no {target}"
+    elif foreign := _foreign(target):
+        yield f"the component {target} is {foreign}'s"
+
+
+def _foreign(name: str) -> str:
+    """Return the package that a name of MONAI, torch or Ignite belongs to if it is another one, such as `os`, or ""."""
+    top, *parts = name.split(".")
+    if top in ("scintikit", "scripts"):  # not imported: they are the bundle's
+        return next((part for part in parts if part in sys.stdlib_module_names), "")
+    thing = importlib.import_module(top)
+    for part in parts:
+        thing = getattr(thing, part, None)
+        home = thing.__name__ if inspect.ismodule(thing) else ""
+        home = str(thing.__module__) if inspect.isclass(thing) or inspect.isfunction(thing) else home
+        if home and home.split(".")[0] not in PACKAGES:
+            return home
+    return ""
 
 
 @cache
@@ -141,6 +185,10 @@ def _top_names(path: Path) -> set[str]:
 
 
 def _text_problems(parser: ConfigParser, text: str) -> Iterator[str]:
+    if text.startswith("%") and ConfigParser.split_path_id(text[1:])[0]:
+        yield f"{text!r} takes items from another file, which is not looked through"
+    if not text.startswith("$") and OUTSIDE.search(text):
+        yield f"{text!r} leads out of the folder"
     if ABSOLUTE.match(text):
         yield f"{text!r} is an absolute path or address"
     for reference in REFERENCE.findall(text):
@@ -166,16 +214,20 @@ def _expression_problems(expression: str) -> Iterator[str]:
     # What is added to something, as in @bundle_root + '/models', is not absolute.
     added = {id(node.right) for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and id(node) not in added:
-            strange = [node.value] if isinstance(node.value, str) and ABSOLUTE.match(node.value) else []
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            absolute = id(node) not in added and ABSOLUTE.match(node.value)
+            strange = [node.value] if absolute or OUTSIDE.search(node.value) else []
         elif isinstance(node, ast.Import):
             strange = [alias.name for alias in node.names if alias.name.split(".")[0] not in PACKAGES]
         elif isinstance(node, ast.Name):
             strange = [] if node.id in {*bound, *PACKAGES, *FUNCTIONS} else [node.id]
         elif isinstance(node, ast.Attribute):
+            name = ast.unparse(node)
             strange = [node.attr] if node.attr.startswith("_") or node.attr in FORBIDDEN else []
+            if not strange and re.fullmatch(rf"({'|'.join(PACKAGES)})(\.\w+)+", name) and _foreign(name):
+                strange = [name]
         elif isinstance(node, (ast.Lambda, ast.ImportFrom, ast.NamedExpr, ast.Await, ast.Yield)):
             strange = [type(node).__name__.lower()]
         else:
             strange = []
-        yield from (f"the expression {expression!r} uses {name!r}, which a config must not" for name in strange)
+        yield from (f"the expression {expression!r} uses {part!r}, which a config must not" for part in strange)

@@ -33,13 +33,21 @@ def write_manifest(folder: Path, metadata: dict[str, Any]) -> None:
     )
 
 
-def check_hashes(folder: str | Path) -> dict[str, Any]:
+def check_hashes(folder: str | Path, fresh: bool = False) -> dict[str, Any]:
     """Return the manifest of an unpacked bundle, after every file was compared with it; nothing of it is run.
 
     This tells that nothing was lost or changed since the bundle was packed, not who packed it: for that, compare the
     SHA-256 of the zip with the one that its author tells. What Python (`__pycache__`) and runs of the bundle
     (`predictions/`, `eval/` and the like) have left in the folder is no part of it; whoever imports from the folder
     after this check should therefore set `sys.pycache_prefix`.
+
+    Parameters
+    ----------
+    folder
+        The bundle.
+    fresh
+        Nothing was run in it yet, as after unpacking a zip: then such files are refused. Python would use what lies in
+        a `__pycache__` in the place of the module that was checked.
 
     Raises
     ------
@@ -61,7 +69,7 @@ def check_hashes(folder: str | Path) -> dict[str, Any]:
     known = {*manifest["files"], NAME}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.is_file() and relative.as_posix() not in known and not _is_output(relative):
+        if path.is_file() and relative.as_posix() not in known and (fresh or not is_output(relative)):
             raise PackageError(f"{relative} in {folder.name} is not in {NAME}; remove it or unpack the bundle again")
     return manifest
 
@@ -74,10 +82,12 @@ def _read(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         for entry in manifest["files"].values():
             entry["sha256"], entry["bytes"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        manifest["name"], manifest["version"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PackageError(f"{NAME} in {folder.name} is damaged: {error!r}; unpack the bundle again") from error
     return manifest
 
 
-def _is_output(relative: Path) -> bool:
+def is_output(relative: Path) -> bool:
+    """Tell whether a file of a bundle is what Python or a run of the bundle has left there."""
     return relative.parts[0] in OUTPUTS or "__pycache__" in relative.parts

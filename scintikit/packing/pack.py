@@ -57,14 +57,20 @@ def pack_bundle(bundle: Path, output: Path, ckpt_dir: Path | None = None, large_
 
 
 def _check(folder: Path, checks: dict[str, Callable[[Path], str]]) -> None:
-    for check in checks.values():
-        check(folder)
+    for name, check in checks.items():
+        try:
+            check(folder)
+        except PackageError:
+            raise
+        except Exception as error:  # of whatever reads a file that is damaged
+            raise PackageError(f"{name} cannot be checked: {type(error).__name__}: {error}") from error
 
 
 def _export(folder: Path) -> None:
     """Add the network as TorchScript and ONNX, in a process in which `scripts` are the bundle's."""
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, export.__file__, str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
-        raise PackageError(f"the weights cannot be packed: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"]
+        raise PackageError(f"the weights cannot be packed: {said[-1]}")

@@ -79,6 +79,9 @@ def _zip(path: Path, **files: bytes) -> Path:
         "bundle/evil.py ",
         "bundle/\nevil.py",
         "bundle/" + "x" * 300,
+        "bundle/" + "ü" * 150,  # too long for file systems, which count bytes
+        "bundle/NUL.txt",
+        "bundle/a?.txt",
     ],
 )
 def test_names_that_lead_elsewhere_are_refused(name: str, tmp_path: Path) -> None:
@@ -119,9 +122,36 @@ def test_a_zip_without_one_top_folder_is_refused(files: dict[str, bytes], tmp_pa
         unpack_zip(_zip(tmp_path / "a.zip", **files), tmp_path / "out")
 
 
-def test_names_that_differ_in_case_alone_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("a.txt", "A.txt"), ("\u00e9.txt", "e\u0301.txt"), ("stra\u00dfe", "STRASSE"), ("a", "a/b"), ("a/b", "A")],
+)
+def test_names_of_the_same_file_are_refused(one: str, two: str, tmp_path: Path) -> None:
+    """On some systems; and a file that is also a folder, on all."""
     with pytest.raises(PackageError, match="one on some systems"):
-        unpack_zip(_zip(tmp_path / "a.zip", **{"bundle/a.txt": b"1", "bundle/A.txt": b"2"}), tmp_path / "out")
+        unpack_zip(_zip(tmp_path / "a.zip", **{f"bundle/{one}": b"1", f"bundle/{two}": b"2"}), tmp_path / "out")
+
+
+def test_a_name_that_could_not_be_unpacked_is_not_packed(folder: Path, tmp_path: Path) -> None:
+    (folder / "a:b.txt").write_text("a")
+    with pytest.raises(PackageError, match="not portable"):
+        write_zip(folder, tmp_path / "a.zip", "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_method_that_tells_damage_in_another_way_is_refused(method: int, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("bundle/a", b"a")
+    with pytest.raises(PackageError, match="another method than deflate"):
+        unpack_zip(tmp_path / "a.zip", tmp_path / "out")
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    data = _zip(tmp_path / "a.zip", **{"bundle/\u00e9": b"a"}).read_bytes()
+    (tmp_path / "a.zip").write_bytes(data.replace("\u00e9".encode(), b"\xff\xff"))
+    with pytest.raises(PackageError, match="no intact zip"):
+        unpack_zip(tmp_path / "a.zip", tmp_path / "out")
 
 
 def test_a_damaged_zip_is_refused(folder: Path, tmp_path: Path) -> None:

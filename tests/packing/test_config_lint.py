@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scintikit.packing.lint import lint_config
+from scintikit.packing.lint import lint_config, lint_logging
 from tools.run import BUNDLES
 
 CONFIGS = sorted(path for path in BUNDLES.glob("*/configs/*.json") if path.stem != "metadata")
@@ -56,6 +56,16 @@ def config(tmp_path: Path) -> Path:
         ({"x": {"_target_": "torch.nn.NoSuchLayer"}}, "there is no torch.nn.NoSuchLayer"),
         ({"x": {"_target_": "scintikit.data.NoSuchd"}}, "not in the bundle"),
         ({"x": {"_target_": "scripts.network.Net"}}, "not in the bundle"),
+        ({"x": {"_target_": "torch.os.mkdir"}}, "is os's"),
+        ({"x": {"_target_": "torch.utils.cpp_extension.load_inline"}}, "no package that a config may use"),
+        ({"x": {"_target_": "Compose", "_mode_": "debug"}}, "'debug' is not for use"),
+        ({"x": {"_target_": "Compose"}, "x::_target_": "os.system"}, "no package that a config may use"),
+        ({"x": "$torch.os.mkdir('a')"}, "uses 'torch.os'"),
+        ({"x": "$scintikit.files.os.mkdir('a')"}, "uses 'scintikit.files.os'"),
+        ({"x": "$monai.utils.optional_import('subprocess')[0].run('id')"}, "uses 'optional_import'"),
+        ({"x": "%docs/other.json::a"}, "from another file"),
+        ({"x": "../../scans"}, "leads out of"),
+        ({"x": "$@bundle_root + '/../scans'"}, "uses '/../scans'"),
     ],
 )
 def test_what_a_config_must_not_have_is_named(change: dict[str, Any], problem: str, config: Path) -> None:
@@ -63,3 +73,17 @@ def test_what_a_config_must_not_have_is_named(change: dict[str, Any], problem: s
     problems = lint_config(config.parent.parent, config)
     assert len(problems) >= 1
     assert any(text.startswith("x") and problem in text for text in problems), problems
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["args=(__import__('os').mkdir('x'),)", "class=FileHandler", "kwargs={'stream': open('x')}", "args=%(evil)s"],
+)
+def test_logging_evaluates_nothing_else(line: str, tmp_path: Path) -> None:
+    ours = BUNDLES / "thyroid_cls" / "configs" / "logging.conf"
+    assert lint_logging(ours) == []
+    key = line.split("=")[0]
+    lines = [text for text in ours.read_text().splitlines() if not text.startswith(f"{key}=")]
+    lines.insert(lines.index("[handler_console]") + 1, line)
+    (tmp_path / "logging.conf").write_text("\n".join(lines))
+    assert [problem for problem in lint_logging(tmp_path / "logging.conf") if f"{key} is" in problem]

@@ -7,13 +7,16 @@ import json
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from PIL import Image, PngImagePlugin
 
 from scintikit.errors import PackageError
@@ -24,6 +27,7 @@ from scintikit.phantoms import simulated_dataset
 from tools.verify import verify
 
 Put = Callable[..., None]
+URL = "https://example.org/weights"
 
 
 def _table(results: list[Result]) -> dict[str, bool | None]:
@@ -104,6 +108,15 @@ def test_what_a_run_leaves_in_the_folder_is_no_part_of_it(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x")
     assert check_hashes(folder)["name"] == "thyroid_cls"
+    assert passed(verify_bundle(folder, run=False))
+
+
+@pytest.mark.parametrize("name", ["scintikit/__pycache__/files.cpython-311.pyc", "predictions/scan.json"])
+def test_a_zip_has_nothing_that_the_manifest_does_not_list(name: str, folder: Path, put: Put, tmp_path: Path) -> None:
+    """Python would run such a `.pyc` in the place of the module whose hash was checked."""
+    put(name, b"x", hashed=False)
+    write_zip(folder, tmp_path / "more.zip", folder.name)
+    assert _failure(verify_bundle(tmp_path / "more.zip", run=False)).startswith(f"hashes: {name}")
 
 
 def test_a_manifest_cannot_lead_out_of_the_folder(folder: Path, put: Put) -> None:
@@ -114,7 +127,9 @@ def test_a_manifest_cannot_lead_out_of_the_folder(folder: Path, put: Put) -> Non
         check_hashes(folder)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"files": {"a": 1}}', b'{"files": []}'])
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b'{"files": {"a": 1}}', b'{"files": []}', b'{"files": {}}', b"[" * 100_000]
+)
 def test_a_damaged_manifest_is_named(folder: Path, put: Put, content: bytes) -> None:
     put("manifest.json", content, hashed=False)
     with pytest.raises(PackageError, match=r"manifest.json in thyroid_cls is damaged"):
@@ -145,7 +160,7 @@ def test_a_config_that_runs_something_is_refused_even_with_right_hashes(folder: 
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("name", ["model.pt", "calibration.pt"])
+@pytest.mark.parametrize("name", ["model.pt", "calibration.pt", "not_in_the_metadata.pt"])
 def test_a_pickle_is_refused_and_not_run(name: str, folder: Path, put: Put, tmp_path: Path) -> None:
     for data in (_saved(Evil(tmp_path / "trace")), pickle.dumps(Evil(tmp_path / "trace"))):
         put(f"models/{name}", data)
@@ -156,6 +171,12 @@ def test_a_pickle_is_refused_and_not_run(name: str, folder: Path, put: Put, tmp_
 
 def test_another_zip_than_the_author_s_is_refused(package: Path) -> None:
     assert "not the one given" in _failure(verify_bundle(package, sha256="0" * 64))
+
+
+def test_a_hash_is_never_left_unchecked(package: Path, folder: Path) -> None:
+    """Not for a folder, which has none, nor where a variable of the shell was empty."""
+    assert "is a folder" in _failure(verify_bundle(folder, run=False, sha256=file_sha256(package)))
+    assert "not the one given" in _failure(verify_bundle(package, run=False, sha256=""))
 
 
 def test_no_bundle_and_no_package_are_told_apart(tmp_path: Path) -> None:
@@ -174,7 +195,27 @@ def _metadata(folder: Path, **change: object) -> bytes:
         ("docs/data_license.txt", None, "required files: docs/data_license.txt missing"),
         ("models/calibration.pt", None, "required files: models/calibration.pt missing"),
         ("models/last.pkl", b"x", "required files: models/last.pkl does not belong"),
+        (
+            "configs/metadata.json",
+            {"required_packages_version": {"--index-url=x": "1.0"}},
+            "pinned packages: in metadata",
+        ),
+        (
+            "configs/metadata.json",
+            {"required_packages_version": {"x @ https://example.org/x#": "1.0"}},
+            "pinned packages: in",
+        ),
+        ("configs/metadata.json", {"weights": {"../LICENSE": "x"}}, "required files: configs/metadata.json"),
+        ("configs/metadata.json", {"weights": ["model.pt"]}, "required files: configs/metadata.json"),
+        ("docs/README.md", b"\xff\xfe", "model card: cannot be checked"),
+        ("docs/picture.png", b"no picture", "no patient data: cannot be checked"),
+        ("scripts/broken.py", b"def (", "pinned packages: cannot be checked"),
+        ("configs/list.json", b"[]", "configs: cannot be checked"),
+        ("large_files.yml", b"{{", "large files: cannot be checked"),
         ("setup.py", b"x", "required files: setup.py does not belong"),
+        ("other.yaml", b"x: $open(1)", "required files: other.yaml does not belong"),
+        ("configs/sub/other.json", b'{"x": "$open(1)"}', "configs: configs/sub/other.json"),
+        ("configs/logging.conf", b"[handler_a]\nargs=(exit(),)\n", "configs: configs/logging.conf: handler_a: args"),
         ("configs/metadata.json", {"authors": None}, "metadata schema: metadata.json does not fit"),
         ("configs/metadata.json", {"version": "9.9.9"}, "version in changelog: version 9.9.9"),
         ("configs/metadata.json", {"monai_version": ">=1.5"}, "pinned packages: not exact in metadata.json: monai"),
@@ -212,12 +253,37 @@ def test_a_large_file_must_be_the_one_listed(folder: Path, put: Put) -> None:
     assert "models/model.pt is not the file" in _failure(verify_bundle(folder, run=False))
 
 
+@pytest.mark.parametrize(
+    ("path", "url", "message"),
+    [
+        ("../../.bashrc", URL, "leads out of"),
+        ("scripts/more.py", URL, "would add it"),
+        ("models/model.pt", "file:///etc", "needs `url`"),
+    ],
+)
+def test_large_files_must_not_bring_others(path: str, url: str, message: str, folder: Path, put: Put) -> None:
+    entry = {"path": path, "url": url, "hash_val": "0", "hash_type": "sha256"}
+    listed = ConfigParser.load_config_file(folder / "large_files.yml")["large_files"]
+    put("large_files.yml", json.dumps({"large_files": [*listed, entry]}).encode())
+    assert message in _failure(verify_bundle(folder, run=False))
+
+
 def _picture(**texts: str) -> bytes:
     information = PngImagePlugin.PngInfo()
     for key, text in texts.items():
         information.add_text(key, text)
     buffer = io.BytesIO()
     Image.new("L", (4, 4)).save(buffer, "PNG", pnginfo=information)
+    return buffer.getvalue()
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _jpeg(**texts: bytes) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4)).save(buffer, "JPEG", **texts)
     return buffer.getvalue()
 
 
@@ -228,6 +294,13 @@ def test_patients_data_and_local_paths_are_refused(folder: Path, put: Put, tmp_p
     cases = {
         "docs/picture.png": (scan, "medical image"),
         "docs/portrait.png": (_picture(Patient="DOE^JANE"), "text besides its pixels"),
+        "docs/late.png": (_picture()[:-12] + _chunk(b"tEXt", b"Patient\0DOE^JANE") + _picture()[-12:], "text besides"),
+        "docs/longer.png": (_picture() + b"DOE^JANE", "text besides"),
+        "docs/comment.jpg": (_jpeg(comment=b"DOE^JANE"), "text besides"),
+        "docs/drawing.svg": (f"<svg>{uid}</svg>".encode(), "DICOM identifier"),
+        "docs/utf16.txt": (f"study {uid}".encode("utf-16"), "no text in UTF-8"),
+        "LICENSE": (f"study {uid}".encode(), "DICOM identifier"),
+        "scintikit/table.csv": (f"study {uid}".encode(), "DICOM identifier"),
         "docs/notes.txt": (f"study {uid}".encode(), "DICOM identifier"),
         "docs/paths.txt": (b"trained in /home/jane/scans/", "path of the machine"),
         "models/calibration.pt": (_saved(state | {"source": f"/home/jane/{uid}"}), "DICOM identifier"),
@@ -242,6 +315,7 @@ def test_patients_data_and_local_paths_are_refused(folder: Path, put: Put, tmp_p
             check_privacy(copy)
         shutil.rmtree(copy)
     put("docs/fine.png", _picture(Software="matplotlib"))
+    put("docs/fine.jpg", _jpeg())
     assert passed(verify_bundle(folder, run=False))
 
 
@@ -255,8 +329,9 @@ def test_the_command_fails_with_one_clear_line(folder: Path, put: Put, capsys: p
 
 
 @pytest.mark.slow
-def test_a_bundle_that_does_not_work_is_found_at_work(folder: Path, put: Put) -> None:
+def test_a_bundle_that_does_not_work_is_found_at_work(folder: Path, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of another network, and a declared output that is not the network's."""
+    monkeypatch.setenv("PYTHONOPTIMIZE", "1")  # would leave out assertions
     put("models/model.pt", _saved({"weight": torch.zeros(3)}))
     metadata = json.loads((folder / "configs/metadata.json").read_text())
     metadata["network_data_format"]["outputs"]["pred"]["num_channels"] = 5
