@@ -11,6 +11,9 @@ from pathlib import Path
 THUMBNAILS = 60
 """How many pictures are kept: those of the newest results."""
 
+LONGEST_S = 86400.0
+"""No study has to wait that long."""
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS position (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), change INTEGER NOT NULL);
 INSERT OR IGNORE INTO position VALUES (1, 0);
@@ -75,15 +78,15 @@ class Ledger:
         """Go back to the start of the change log, for an archive that is not the one that was followed."""
         self.connection.execute("UPDATE position SET change = 0")
 
-    def follow(self, position: int, due: Mapping[str, float], deleted: Iterable[str] = ()) -> None:
+    def follow(self, position: int, due: Mapping[str, float], new: Iterable[str] = ()) -> None:
         """Note that the log was followed up to `position`, and the studies to look at with the time.
 
-        Studies that were deleted are forgotten: one that comes again is new.
+        What is known of studies that are new to the archive is of deleted ones, and forgotten.
         """
         self.connection.execute("BEGIN IMMEDIATE")
         with self.connection:
             self.connection.execute("UPDATE position SET change = ?", (position,))
-            self.connection.executemany("DELETE FROM studies WHERE study = ?", [(study,) for study in deleted])
+            self.connection.executemany("DELETE FROM studies WHERE study = ?", [(study,) for study in new])
             self.connection.executemany(
                 "INSERT INTO studies (study, due, change) VALUES (?, ?, ?) "
                 "ON CONFLICT (study) DO UPDATE SET due = excluded.due, change = excluded.change",
@@ -91,10 +94,11 @@ class Ledger:
             )
 
     def due(self, limit: int) -> list[Study]:
-        """Return the studies to look at now, the longest due first."""
+        """Return the studies to look at now, the longest due first; also those of a clock that was ahead."""
+        now = time.time()
         rows = self.connection.execute(
-            "SELECT study, state, change, attempts, sources FROM studies WHERE due <= ? ORDER BY due LIMIT ?",
-            (time.time(), limit),
+            "SELECT study, state, change, attempts, sources FROM studies WHERE due <= ? OR due > ? ORDER BY due LIMIT ?",
+            (now, now + LONGEST_S, limit),
         )
         return [Study(*row) for row in rows]
 
