@@ -155,7 +155,9 @@ class Watcher:
     def _read_changes(self, changes: Sequence[dict[str, Any]]) -> tuple[dict[str, float], set[str]]:
         """Return when to look at which study, and which studies are new to the archive.
 
-        The log does not tell of a deletion; but a study that is sent again after one is a NewStudy again. StableStudy is only said by the Orthanc that saw the last instance arrive, never by one that was restarted
+        The log does not tell of a deletion; but a study that is sent again after one is a NewStudy again.
+
+        StableStudy is only said by the Orthanc that saw the last instance arrive, never by one that was restarted
         since: so every new instance makes its study due as well, later.
         """
         arrived = [change["ID"] for change in changes if change["ChangeType"] == "NewInstance"]

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import node_parts as parts
 import pydicom
@@ -14,7 +15,7 @@ import pytest
 from deploy.orthanc.archive import ArchiveAway, ArchiveError
 from deploy.orthanc.ledger import THUMBNAILS, Ledger
 from deploy.orthanc.watcher import Settings, Watcher, draw_thumbnail, explain
-from deploy.orthanc.workers import Workers
+from deploy.orthanc.workers import WorkerEnded, Workers
 
 FAST = Settings(stable_s=0.1, poll_s=0.02, attempts=3, first_wait_s=0.02)
 
@@ -259,6 +260,20 @@ def test_a_crash_in_a_worker_ends_neither_the_watcher_nor_other_studies(night, t
     row = next(row for row in night.rows().values() if row["state"] == "failed")
     assert "ended" in row["reason"]
     workers.close()
+
+
+def test_a_crash_in_one_process_leaves_the_study_in_the_other_alone(tmp_path):
+    workers = Workers("node_parts:application", tmp_path, 2)
+    waits = parts.make_study(tmp_path, 0, description="wait")
+    bad = parts.make_study(tmp_path, 1, description="crash")
+    with contextlib.closing(workers), ThreadPoolExecutor(2) as pool:
+        beside = pool.submit(workers, waits, tmp_path / "waits")
+        parts.wait_for((tmp_path / "waits").exists)
+        with pytest.raises(WorkerEnded):
+            workers(bad, tmp_path / "bad")
+        (tmp_path / "waits" / "go").touch()
+        assert beside.result().status == "done"
+        assert workers(parts.make_study(tmp_path, 2), tmp_path / "next").status == "done"
 
 
 def test_what_an_application_cannot_load_is_said_at_once(tmp_path):
