@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from scintikit.errors import ScintikitError
+
 THUMBNAILS = 60
 """How many pictures are kept: those of the newest results."""
 
@@ -35,6 +37,10 @@ CREATE INDEX IF NOT EXISTS studies_finished ON studies (finished);
 """
 
 
+class LedgerError(ScintikitError):
+    """The ledger cannot be used; the message says why."""
+
+
 @dataclass(frozen=True)
 class Study:
     """A row of the ledger, as it was when it was read."""
@@ -58,13 +64,22 @@ class Ledger:
     ----------
     path
         The file; made if there is none.
+
+    Raises
+    ------
+    LedgerError
+        If it is damaged, cannot be written or stays locked.
     """
 
     def __init__(self, path: Path) -> None:
-        self.connection = sqlite3.connect(path, timeout=30, isolation_level=None)
-        self.connection.execute("PRAGMA journal_mode = WAL")  # the status page reads while the watcher writes
-        self.connection.execute("PRAGMA synchronous = FULL")
-        self.connection.executescript(SCHEMA)
+        try:
+            self.connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self.connection.execute("PRAGMA journal_mode = WAL")  # the status page reads while the watcher writes
+            self.connection.execute("PRAGMA synchronous = FULL")
+            self.connection.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            advice = "if it is damaged, stop the node and move it away: the archive is then read from its beginning"
+            raise LedgerError(f"{path} cannot be used ({error}); {advice}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -97,7 +112,8 @@ class Ledger:
         """Return the studies to look at now, the longest due first; also those of a clock that was ahead."""
         now = time.time()
         rows = self.connection.execute(
-            "SELECT study, state, change, attempts, sources FROM studies WHERE due <= ? OR due > ? ORDER BY due LIMIT ?",
+            "SELECT study, state, change, attempts, sources FROM studies WHERE due <= ? OR due > ? "
+            "ORDER BY due LIMIT ?",
             (now, now + LONGEST_S, limit),
         )
         return [Study(*row) for row in rows]
