@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ def test_each_series_goes_to_its_bundle(send: Callable[..., Path]) -> None:
     ]
     assert [job.instances[0].frames(job.rule.views) for job in jobs] == [[1], [1, 2]]
     assert len({job.id for job in jobs}) == 2
+
+
+def test_frames_of_no_stated_view_are_not_said_to_be_read_beside_one_that_is(send: Callable[..., Path]) -> None:
+    (job,) = _select(send("a.dcm", "thyroid")).jobs
+    (instance,) = job.instances
+    for views, read in ((("", "ANT"), [2]), (("ANT", "LAO"), [1]), (("",), [1])):
+        header = replace(instance.header, views=views, read_frames=tuple(range(len(views))))
+        assert replace(instance, header=header).frames(job.rule.views) == read
 
 
 def test_single_frames_of_one_study_are_one_job_in_the_order_of_the_views(split: Callable[..., list[Path]]) -> None:
