@@ -172,6 +172,7 @@ def read_instance(path: Path) -> Instance:
     """
     with naming(path):
         elements = parse_start(path, _TAGS, frozenset()).elements
+        descriptions = _descriptions(elements)
     return Instance(
         path=path,
         header=scan_header(path),
@@ -181,7 +182,7 @@ def read_instance(path: Path) -> Instance:
         study=elements.text(T.STUDY),
         series=elements.text(T.SERIES),
         body_part=elements.text(T.BODY_PART).upper().replace(" ", ""),
-        descriptions=_descriptions(elements),
+        descriptions=descriptions,
         manufacturer=elements.text(_MANUFACTURER),
     )
 

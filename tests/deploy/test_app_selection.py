@@ -84,6 +84,12 @@ def test_other_files_copies_and_missing_bundles_are_told(send: Callable[..., Pat
     assert "there is no bundle thyroid_cls" in _select(picture, bundles={"spect_bone_cls": None}).reasons[0]
 
 
+def test_a_character_set_that_decodes_no_text_is_a_reason_and_no_failure(send: Callable[..., Path]) -> None:
+    file = send("a.dcm", "thyroid", SpecificCharacterSet="ISO_IR 100", StudyDescription="Thyr\x1b$Bü")
+    file.write_bytes(file.read_bytes().replace(b"ISO_IR 100", b"rot13     ", 1))
+    assert read_instances([file]) == ([], ["1 files: the file is damaged (LookupError)"])
+
+
 def test_a_real_whole_body_scan_of_an_old_archive_is_selected() -> None:
     (job,) = _select(Path(get_testdata_file("JPEG2000.dcm"))).jobs
     assert job.rule.bundle == "spect_bone_cls"
