@@ -14,6 +14,7 @@ from monai.engines import SupervisedEvaluator
 from monai.handlers import CheckpointLoader
 
 from scintikit.bundles import enter
+from scintikit.engines.onnx import can_draw
 from scintikit.engines.outputs import Prediction, PredictionWriter
 from scintikit.errors import ConfigError, did_you_mean, find_cause
 
@@ -37,7 +38,7 @@ class Classifier:
     runtime
         What runs the network, as the bundle's option `--runtime`.
     pictures
-        Draw heat maps.
+        Draw heat maps; of a network that ONNX runs, only those that need no gradients.
     overrides
         Items of `inference.json` to replace, such as `ckpt_dir` or `batch_size`.
 
@@ -79,10 +80,11 @@ class Classifier:
         self._make_dataset = _parse(parser, "dataset", root)
         self._make_loader = _parse(parser, "dataloader", root)
         self._make_evaluator = _parse(parser, "evaluator", root)
-        self._writer.overlay = pictures
         self._writer.load()
+        evaluator = self._make_evaluator(val_data_loader=[], val_handlers=[])
+        self._writer.overlay = pictures and can_draw(evaluator.network)
         for handler in (handler for handler in handlers if isinstance(handler, CheckpointLoader)):
-            handler(self._make_evaluator(val_data_loader=[], val_handlers=[]))
+            handler(evaluator)
         left_out = (CheckpointLoader, PredictionWriter, ProgressBar)
         self._handlers = [handler for handler in handlers if not isinstance(handler, left_out)]
         self.metadata: dict[str, Any] = parser.get("_meta_")

@@ -82,14 +82,15 @@ class Instance:
     manufacturer: str = field(repr=False)
 
     def frames(self, views: Collection[str]) -> list[int] | None:
-        """Return the frames, from 1, that a bundle reads of the file: those of these views, or of no stated one.
+        """Return the frames, from 1, that a bundle reads of the file: those of these views, else of no stated one.
 
         None for a Secondary Capture, to whose only frame no number may refer (PS3.3 table 10-3).
         """
         names = self.header.views
         if self.sop_class == SECONDARY_CAPTURE[0]:
             return None
-        return [frame + 1 for frame in self.header.read_frames if names[frame] in views or not names[frame]]
+        stated = [frame + 1 for frame in self.header.read_frames if names[frame] in views]
+        return stated or [frame + 1 for frame in self.header.read_frames if not names[frame]]
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ def read_instance(path: Path) -> Instance:
     """
     with naming(path):
         elements = parse_start(path, _TAGS, frozenset()).elements
+        descriptions = _descriptions(elements)
     return Instance(
         path=path,
         header=scan_header(path),
@@ -180,7 +182,7 @@ def read_instance(path: Path) -> Instance:
         study=elements.text(T.STUDY),
         series=elements.text(T.SERIES),
         body_part=elements.text(T.BODY_PART).upper().replace(" ", ""),
-        descriptions=_descriptions(elements),
+        descriptions=descriptions,
         manufacturer=elements.text(_MANUFACTURER),
     )
 

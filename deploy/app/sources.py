@@ -10,6 +10,7 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID, generate_uid
 from pydicom.valuerep import DA, TM
 
@@ -54,14 +55,16 @@ def discreet(what: str) -> Iterator[None]:
 def read_sources(job: Job) -> list[Dataset]:
     """Return the headers of a job's instances, cut down to what results may take over; call it within `discreet`.
 
-    What must be there and is not, or breaks the rules for its values, is empty.
+    What must be there and is not, or breaks the rules for its values, is empty. Texts become UTF-8: the libraries that
+    write results do not take every character set that there is, such as the Japanese ones.
     """
     sources = []
     for instance in job.instances:
         wanted = [*CONTEXT, *OPTIONAL, *REFERENCE]
         stored = pydicom.dcmread(instance.path, stop_before_pixels=True, specific_tags=wanted)
         source = Dataset()
-        for name in ("SpecificCharacterSet", *wanted):
+        source.SpecificCharacterSet = "ISO_IR 192"  # UTF-8 holds whatever the source was written in
+        for name in wanted:
             if name in stored:
                 source[name] = stored[name]
         for name in CONTEXT:
@@ -75,6 +78,8 @@ def _valid(name: str, value: Any) -> bool:
     """Tell whether the libraries that write results take the value."""
     if name == "PatientSex":
         return value in ("M", "F", "O")
+    if name in ("PatientName", "ReferringPhysicianName") and isinstance(value, MultiValue):
+        return False
     kind = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}.get(name)
     try:
         return value is not None and (kind is None or kind(value) is not None)

@@ -23,6 +23,7 @@ from deploy.orthanc.server import (
     Program,
     check_ports,
     default_folder,
+    prepare_ledger,
     stop_on_signals,
     supervise,
     watcher_command,
@@ -40,7 +41,7 @@ def start(node: Node, given: argparse.Namespace) -> None:
     node.prepare()
     with _lock(node, "node"):
         check_ports(node)
-        Ledger(node.ledger).close()  # the page reads it from the start
+        prepare_ledger(node)  # the page reads it from the start
         command, environment = node.orthanc()
         options = ["--application", given.application, "--models", str(given.models), "--workers", str(given.workers)]
         programs = [

@@ -8,8 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from scintikit.errors import ScintikitError
+
 THUMBNAILS = 60
 """How many pictures are kept: those of the newest results."""
+
+LONGEST_S = 86400.0
+"""No study has to wait that long."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS position (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), change INTEGER NOT NULL);
@@ -30,6 +35,10 @@ CREATE TABLE IF NOT EXISTS studies (
 CREATE INDEX IF NOT EXISTS studies_due ON studies (due) WHERE due IS NOT NULL;
 CREATE INDEX IF NOT EXISTS studies_finished ON studies (finished);
 """
+
+
+class LedgerError(ScintikitError):
+    """The ledger cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +64,22 @@ class Ledger:
     ----------
     path
         The file; made if there is none.
+
+    Raises
+    ------
+    LedgerError
+        If it is damaged, cannot be written or stays locked.
     """
 
     def __init__(self, path: Path) -> None:
-        self.connection = sqlite3.connect(path, timeout=30, isolation_level=None)
-        self.connection.execute("PRAGMA journal_mode = WAL")  # the status page reads while the watcher writes
-        self.connection.execute("PRAGMA synchronous = FULL")
-        self.connection.executescript(SCHEMA)
+        try:
+            self.connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self.connection.execute("PRAGMA journal_mode = WAL")  # the status page reads while the watcher writes
+            self.connection.execute("PRAGMA synchronous = FULL")
+            self.connection.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            advice = "if it is damaged, stop the node and move it away: the archive is then read from its beginning"
+            raise LedgerError(f"{path} cannot be used ({error}); {advice}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -75,15 +93,15 @@ class Ledger:
         """Go back to the start of the change log, for an archive that is not the one that was followed."""
         self.connection.execute("UPDATE position SET change = 0")
 
-    def follow(self, position: int, due: Mapping[str, float], deleted: Iterable[str] = ()) -> None:
+    def follow(self, position: int, due: Mapping[str, float], new: Iterable[str] = ()) -> None:
         """Note that the log was followed up to `position`, and the studies to look at with the time.
 
-        Studies that were deleted are forgotten: one that comes again is new.
+        What is known of studies that are new to the archive is of deleted ones, and forgotten.
         """
         self.connection.execute("BEGIN IMMEDIATE")
         with self.connection:
             self.connection.execute("UPDATE position SET change = ?", (position,))
-            self.connection.executemany("DELETE FROM studies WHERE study = ?", [(study,) for study in deleted])
+            self.connection.executemany("DELETE FROM studies WHERE study = ?", [(study,) for study in new])
             self.connection.executemany(
                 "INSERT INTO studies (study, due, change) VALUES (?, ?, ?) "
                 "ON CONFLICT (study) DO UPDATE SET due = excluded.due, change = excluded.change",
@@ -91,10 +109,12 @@ class Ledger:
             )
 
     def due(self, limit: int) -> list[Study]:
-        """Return the studies to look at now, the longest due first."""
+        """Return the studies to look at now, the longest due first; also those of a clock that was ahead."""
+        now = time.time()
         rows = self.connection.execute(
-            "SELECT study, state, change, attempts, sources FROM studies WHERE due <= ? ORDER BY due LIMIT ?",
-            (time.time(), limit),
+            "SELECT study, state, change, attempts, sources FROM studies WHERE due <= ? OR due > ? "
+            "ORDER BY due LIMIT ?",
+            (now, now + LONGEST_S, limit),
         )
         return [Study(*row) for row in rows]
 

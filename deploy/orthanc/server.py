@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 import platformdirs
 
 from deploy.orthanc.archive import Archive
+from deploy.orthanc.ledger import Ledger
 from scintikit.errors import ScintikitError
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,15 @@ class Node:
         return self.folder / "ledger.sqlite"
 
     def prepare(self) -> None:
-        """Make the folder and the password where there are none."""
+        """Make the folder and the password where there are none.
+
+        Raises
+        ------
+        NodeError
+            If `loopback.so` could not be preloaded from the folder: Orthanc would listen on all addresses.
+        """
+        if re.search(r"[\s:]", str(self.folder)):  # separators of LD_PRELOAD, which nothing escapes
+            raise NodeError(f"{self.folder} has a blank or colon in its name; choose another folder with --folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         (self.folder / "archive").mkdir(exist_ok=True)
@@ -79,14 +89,21 @@ class Node:
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "w") as stream:
                 stream.write(secrets.token_urlsafe(24) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
             temporary.rename(file)
 
     def password(self) -> str:
         """Return the password that `prepare` made."""
         try:
-            return (self.folder / "password").read_text().strip()
+            password = (self.folder / "password").read_text().strip()
         except FileNotFoundError as error:
             raise NodeError(f"{self.folder} is no node's folder: it holds no password; start the node first") from error
+        except OSError as error:
+            raise NodeError(f"{self.folder / 'password'} cannot be read: {error.strerror}") from error
+        if not password:
+            raise NodeError(f"{self.folder / 'password'} is empty; stop the node, delete the file, start it")
+        return password
 
     def archive(self) -> Archive:
         """Return a client of this node's Orthanc."""
@@ -204,6 +221,14 @@ def check_ports(node: Node) -> None:
                 raise NodeError(
                     f"port {port} is in use; another node, or Debian's own Orthanc? (systemctl disable --now orthanc)"
                 ) from error
+
+
+def prepare_ledger(node: Node) -> None:
+    """Make the ledger; where there is no archive, nothing of one has been followed, however long its log becomes."""
+    ledger = Ledger(node.ledger)
+    if not (node.folder / "archive" / "index").exists():
+        ledger.rewind()
+    ledger.close()
 
 
 def watcher_command(node: Node, arguments: Sequence[str]) -> list[str]:

@@ -83,6 +83,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server_version = "scintikit"
     sys_version = ""
+    timeout = 10.0  # s, for a client that says or takes nothing
 
     def __init__(self, ledger: Path, programs: Programs, *arguments: Any) -> None:
         self.ledger = ledger
@@ -91,6 +92,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a request."""
+        try:
+            self._answer()
+        except sqlite3.Error:  # locked, or moved away
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, "The ledger cannot be read")
+
+    def _answer(self) -> None:
         name = (self.headers.get("Host") or "").rpartition(":")[0]
         if name not in ("127.0.0.1", "localhost"):  # a foreign page whose name was made to mean this machine
             self.send_error(HTTPStatus.FORBIDDEN)
@@ -124,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _open(ledger: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=10)
+    connection = sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
     connection.row_factory = sqlite3.Row
     return connection
 

@@ -145,15 +145,17 @@ class Watcher:
                 position = 0
             while changes := self.archive.changes(position):
                 position = changes[-1]["Seq"]
-                due, deleted = self._read_changes(changes)
-                self.ledger.follow(position, due, deleted)
+                due, new = self._read_changes(changes)
+                self.ledger.follow(position, due, new)
         except ArchiveAway as error:
             self._note_away(error)
         else:
             self._note_back()
 
     def _read_changes(self, changes: Sequence[dict[str, Any]]) -> tuple[dict[str, float], set[str]]:
-        """Return when to look at which study, and which studies were deleted.
+        """Return when to look at which study, and which studies are new to the archive.
+
+        The log does not tell of a deletion; but a study that is sent again after one is a NewStudy again.
 
         StableStudy is only said by the Orthanc that saw the last instance arrive, never by one that was restarted
         since: so every new instance makes its study due as well, later.
@@ -161,18 +163,19 @@ class Watcher:
         arrived = [change["ID"] for change in changes if change["ChangeType"] == "NewInstance"]
         studies = dict(zip(arrived, self.pool.map(self.archive.study_of, arrived), strict=True))
         due: dict[str, float] = {}
-        deleted: set[str] = set()
+        new: set[str] = set()
         now = time.time()
+        later = now + self.settings.stable_s + 2 * self.settings.poll_s
         for change in changes:
             kind, identifier = change["ChangeType"], change["ID"]
             if kind == "StableStudy":
                 due[identifier] = now
             elif kind == "NewInstance" and (study := studies[identifier]):
-                due[study] = now + self.settings.stable_s + 2 * self.settings.poll_s
-            elif kind == "Deleted" and change["ResourceType"] == "Study":
-                due.pop(identifier, None)
-                deleted.add(identifier)
-        return due, deleted
+                due[study] = later
+            elif kind == "NewStudy":
+                due[identifier] = later
+                new.add(identifier)
+        return due, new
 
     def _start_jobs(self) -> None:
         free = self.settings.ahead - len(self.in_work)
@@ -256,12 +259,14 @@ class Watcher:
         self._submit(
             self.pool,
             job,
-            lambda job: self._store(results),
+            lambda job: self._store(job, results),
             lambda job, thumbnail: self._finish(job, outcome.status, outcome.reasons, thumbnail),
         )
 
-    def _store(self, results: Sequence[Path]) -> bytes | None:
+    def _store(self, job: Job, results: Sequence[Path]) -> bytes | None:
         """Store the results that are not there, and return the picture among them as a small PNG."""
+        if self.archive.study(job.study.study) is None:  # its results would bring the patient back
+            raise ScintikitError("the study was deleted while it was computed")
         thumbnail = None
         for path in results:
             result = pydicom.dcmread(path)
@@ -279,7 +284,9 @@ class Watcher:
     def _fail(self, job: Job, error: Exception) -> None:
         """Try again later, or set aside what failed too often."""
         reason = shorten(explain(error))
-        attempts = job.study.attempts + 1 if job.sources in ("", job.study.sources) else 1
+        attempts = job.study.attempts + 1
+        if job.sources:
+            attempts = self.ledger.begin(job.study, job.pseudonym, job.sources)  # the same number if it has begun
         if attempts >= self.settings.attempts:
             self.ledger.finish(job.study, "failed", reason)
             logger.error("%s: set aside: %s", job.pseudonym or "a study", reason)

@@ -6,21 +6,25 @@ import importlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from multiprocessing.connection import wait
 from pathlib import Path
+from queue import LifoQueue
+from typing import Any, TypeVar
 
 import torch
 
 from deploy.orthanc.watcher import Application, Outcome
 from scintikit.errors import ScintikitError
 
+T = TypeVar("T")
+
 
 class WorkerEnded(ScintikitError):
-    """The process that computed a study ended; the study, or one beside it, may be the cause."""
+    """The process that computed a study ended."""
 
 
 class Workers:
@@ -45,29 +49,37 @@ class Workers:
         self.application = application
         self.models = models
         self.processes = processes
-        self.lock = threading.Lock()
-        self.pool = self._start()
-        self.pool.submit(_check, application, models).result()
+        # One pool for each process: where one process of several ends, a pool gives up the work of all of them.
+        self.pools: LifoQueue[ProcessPoolExecutor] = LifoQueue()  # the last used has its models
+        for _ in range(processes):
+            self.pools.put(self._start())
+        self._submit(_check, application, models)
 
     def __call__(self, files: Sequence[Path], output: Path) -> Outcome:
         """Run the application."""
-        pool = self.pool
+        return self._submit(_run, self.application, self.models, files, output)
+
+    def _submit(self, task: Callable[..., T], *arguments: Any) -> T:
+        """Do a task in a process that is free."""
+        pool = self.pools.get()
         try:
-            return pool.submit(_run, self.application, self.models, files, output).result()
+            return pool.submit(task, *arguments).result()
         except BrokenProcessPool as error:
-            with self.lock:
-                if self.pool is pool:
-                    self.pool = self._start()
+            pool.shutdown()
+            pool = self._start()
             raise WorkerEnded("the process that computed this study ended, as for want of memory") from error
+        finally:
+            self.pools.put(pool)
 
     def close(self) -> None:
         """End the processes."""
-        self.pool.shutdown(cancel_futures=True)
+        for _ in range(self.processes):
+            self.pools.get().shutdown(cancel_futures=True)
 
     def _start(self) -> ProcessPoolExecutor:
         threads = max(1, (os.cpu_count() or 1) // self.processes)
         context = multiprocessing.get_context("spawn")  # a process with threads must not fork
-        return ProcessPoolExecutor(self.processes, context, _begin, (threads,))
+        return ProcessPoolExecutor(1, context, _begin, (threads,))
 
 
 def load_application(name: str, models: Path) -> Application:

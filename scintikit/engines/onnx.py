@@ -51,6 +51,11 @@ def has_heat(network: nn.Module) -> bool:
     return hasattr(network, "heat_maps") and not hasattr(network, "cam_layer")
 
 
+def can_draw(network: nn.Module) -> bool:
+    """Return whether heat maps can be drawn: of a network that ONNX runs, only those that need no gradients."""
+    return not isinstance(network, OnnxNetwork) or has_heat(network.network)
+
+
 def export_onnx(
     network: nn.Module, path: str | Path, example: torch.Tensor, feature_layer: str, model_sha256: str
 ) -> Path:

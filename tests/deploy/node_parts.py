@@ -53,6 +53,8 @@ def run_cheaply(files, output):
         return CheapOutcome("unsuitable", [], [f"the description is {description!r}"])
     uids = "".join(sorted(pydicom.dcmread(file, specific_tags=["SOPInstanceUID"]).SOPInstanceUID for file in files))
     output.mkdir()
+    if description == "wait":
+        wait_for((output / "go").exists, 60)
     report, picture = (_result(source, uids, kind) for kind in ("SR", "OT"))
     pixels = np.random.default_rng(0).integers(0, 255, (32, 64, 3), dtype=np.uint8)
     picture.set_pixel_data(pixels, "RGB", 8, generate_instance_uid=False)

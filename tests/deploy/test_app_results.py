@@ -161,6 +161,38 @@ def test_reports_and_captures_pass_the_validator(
         assert not [line for line in run.stderr.splitlines() if line.startswith("Error")], run.stderr
 
 
+@pytest.mark.onnx
+def test_without_gradients_there_is_no_capture_but_a_report(
+    send: Callable[..., Path], model_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is in the extra `onnx`")
+    models = shutil.copytree(model_folder, tmp_path / "models")  # model.onnx is written there
+    classifiers = load_classifiers(models, {"thyroid_cls"}, "cpu", "onnx")
+    outcome = process_study([send("a.dcm", "thyroid")], tmp_path / "out", classifiers)
+    assert sorted(path.name.partition(".")[2] for path in outcome.files) == ["json", "json", "sr.dcm"]
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [(["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"), ("ISO_IR 100", "Müller^Jörg"), ("NONSENSE", "Nobody")],
+)
+def test_a_patient_with_any_character_set_gets_results(
+    character_set: str | list[str], name: str, send: Callable[..., Path], classifiers: Classifiers, tmp_path: Path
+) -> None:
+    file = send("a.dcm", "thyroid", SpecificCharacterSet=character_set, PatientName=name)
+    outcome = process_study([file], tmp_path / "out", classifiers)
+    for suffix in (".sr.dcm", ".sc.dcm"):
+        assert pydicom.dcmread(_one(outcome, suffix)).PatientName == name
+
+
+def test_two_names_are_no_name_and_no_failure(
+    send: Callable[..., Path], classifiers: Classifiers, tmp_path: Path
+) -> None:
+    file = send("a.dcm", "thyroid", PatientName=["A^B", "C^D"])
+    outcome = process_study([file], tmp_path / "out", classifiers)
+    assert pydicom.dcmread(_one(outcome, ".sr.dcm")).PatientName == ""
+
+
 def test_a_study_processed_twice_gives_the_same_instances(
     send: Callable[..., Path], classifiers: Classifiers, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ def test_each_series_goes_to_its_bundle(send: Callable[..., Path]) -> None:
     ]
     assert [job.instances[0].frames(job.rule.views) for job in jobs] == [[1], [1, 2]]
     assert len({job.id for job in jobs}) == 2
+
+
+def test_frames_of_no_stated_view_are_not_said_to_be_read_beside_one_that_is(send: Callable[..., Path]) -> None:
+    (job,) = _select(send("a.dcm", "thyroid")).jobs
+    (instance,) = job.instances
+    for views, read in ((("", "ANT"), [2]), (("ANT", "LAO"), [1]), (("",), [1])):
+        header = replace(instance.header, views=views, read_frames=tuple(range(len(views))))
+        assert replace(instance, header=header).frames(job.rule.views) == read
 
 
 def test_single_frames_of_one_study_are_one_job_in_the_order_of_the_views(split: Callable[..., list[Path]]) -> None:
@@ -73,6 +82,12 @@ def test_other_files_copies_and_missing_bundles_are_told(send: Callable[..., Pat
     assert len(instances) == 1
     assert reasons == ['1 files: it is not DICOM (no "DICM" at byte 128)']
     assert "there is no bundle thyroid_cls" in _select(picture, bundles={"spect_bone_cls": None}).reasons[0]
+
+
+def test_a_character_set_that_decodes_no_text_is_a_reason_and_no_failure(send: Callable[..., Path]) -> None:
+    file = send("a.dcm", "thyroid", SpecificCharacterSet="ISO_IR 100", StudyDescription="Thyr\x1b$Bü")
+    file.write_bytes(file.read_bytes().replace(b"ISO_IR 100", b"rot13     ", 1))
+    assert read_instances([file]) == ([], ["1 files: the file is damaged (LookupError)"])
 
 
 def test_a_real_whole_body_scan_of_an_old_archive_is_selected() -> None:

@@ -1,5 +1,6 @@
 """The node's folder, its Orthanc, and the programs that are started again."""
 
+import contextlib
 import socket
 import stat
 import sys
@@ -12,8 +13,8 @@ import pytest
 import requests
 
 from deploy.orthanc.archive import Archive, ArchiveAway, ArchiveError
-from deploy.orthanc.ledger import Ledger
-from deploy.orthanc.server import Node, NodeError, Program, check_ports, supervise
+from deploy.orthanc.ledger import Ledger, LedgerError
+from deploy.orthanc.server import Node, NodeError, Program, check_ports, prepare_ledger, supervise
 
 needs_orthanc = pytest.mark.skipif(not parts.INSTALLED, reason="Orthanc is not installed (make system)")
 
@@ -48,6 +49,20 @@ def test_storing_again_changes_nothing(running, tmp_path):
     changes = archive.last_change()
     archive.store(path)
     assert [change["ChangeType"] for change in archive.changes(changes) if "New" in change["ChangeType"]] == []
+
+
+@pytest.mark.orthanc
+@needs_orthanc
+def test_a_study_that_is_deleted_and_sent_again_gets_its_report_again(tmp_path):
+    node = parts.new_node(tmp_path / "node")
+    files = parts.make_study(tmp_path, 0)
+    with parts.orthanc(node), parts.watching(node):
+        archive = node.archive()
+        for _ in range(2):
+            parts.send(node, files)
+            parts.wait_for(lambda: list(parts.results(archive, "SR").values()) == [1])
+            (study,) = parts.results(archive, "SR")
+            requests.delete(f"{node.url}/studies/{study}", auth=archive.session.auth, timeout=5).raise_for_status()
 
 
 @pytest.mark.orthanc
@@ -90,6 +105,40 @@ def test_the_password_is_made_once_and_differs_between_nodes(tmp_path):
     assert password != second.password()
     first.prepare()
     assert first.password() == password
+
+
+def test_a_folder_that_cannot_be_preloaded_from_is_refused(tmp_path):
+    for name in ("my node", "a:b"):  # Orthanc would listen on all addresses
+        node = Node(tmp_path / name)
+        with pytest.raises(NodeError, match="blank or colon"):
+            node.prepare()
+        assert not node.folder.exists()
+
+
+def test_of_an_archive_that_is_gone_the_ledger_starts_anew(tmp_path):
+    node = Node(tmp_path)
+    for index, position in ((False, 0), (True, 7)):
+        with contextlib.closing(Ledger(node.ledger)) as ledger:
+            ledger.follow(7, {})
+        node.prepare()
+        if index:
+            (tmp_path / "archive" / "index").touch()
+        prepare_ledger(node)
+        with contextlib.closing(Ledger(node.ledger)) as ledger:
+            assert ledger.position() == position
+
+
+def test_a_damaged_ledger_is_an_error_of_one_line(tmp_path):
+    (tmp_path / "ledger.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(LedgerError, match="move it away"):
+        Ledger(tmp_path / "ledger.sqlite")
+
+
+def test_an_empty_password_is_refused(tmp_path):
+    node = Node(tmp_path)
+    (tmp_path / "password").write_text("\n")
+    with pytest.raises(NodeError, match="is empty"):
+        node.password()
 
 
 def test_a_port_in_use_is_refused_before_anything_starts(tmp_path):

@@ -1,6 +1,7 @@
 """The status page: what it shows, and what it never does."""
 
 import contextlib
+import socket
 import threading
 
 import node_parts as parts
@@ -9,7 +10,7 @@ import pytest
 import requests
 
 from deploy.orthanc.ledger import Ledger
-from deploy.orthanc.status import serve
+from deploy.orthanc.status import Handler, read_status, serve
 from deploy.orthanc.watcher import draw_thumbnail
 
 HOSTILE = "unsuitable <script>alert(1)</script>"
@@ -79,3 +80,25 @@ def test_an_empty_node_has_a_page(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         assert "None yet" in requests.get(f"http://127.0.0.1:{server.server_port}", timeout=5).text
         server.shutdown()
+
+
+def test_a_ledger_that_is_gone_is_an_answer_and_no_traceback(tmp_path, capfd):
+    with serve(tmp_path / "ledger.sqlite", dict, 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for path in ("", "/thumbnails/a.png"):
+            assert requests.get(f"http://127.0.0.1:{server.server_port}{path}", timeout=5).status_code == 503
+        server.shutdown()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    path = tmp_path / "node?#%41" / "ledger.sqlite"
+    path.parent.mkdir()
+    Ledger(path).close()
+    assert read_status(path)["counts"] == {}
+
+
+def test_a_client_that_says_nothing_is_not_waited_for(page, monkeypatch):
+    monkeypatch.setattr(Handler, "timeout", 0.2)
+    with socket.create_connection(("127.0.0.1", int(page.rpartition(":")[2])), timeout=5) as client:
+        assert client.recv(1) == b""

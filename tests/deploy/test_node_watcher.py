@@ -6,6 +6,7 @@ import json
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import node_parts as parts
 import pydicom
@@ -14,7 +15,7 @@ import pytest
 from deploy.orthanc.archive import ArchiveAway, ArchiveError
 from deploy.orthanc.ledger import THUMBNAILS, Ledger
 from deploy.orthanc.watcher import Settings, Watcher, draw_thumbnail, explain
-from deploy.orthanc.workers import Workers
+from deploy.orthanc.workers import WorkerEnded, Workers
 
 FAST = Settings(stable_s=0.1, poll_s=0.02, attempts=3, first_wait_s=0.02)
 
@@ -26,31 +27,38 @@ class MemoryArchive:
         self.files, self.log, self.stored = {}, [], []
         self.away = self.refusing = False
         self.stable = True
+        self.last = 0
 
     def put(self, path, announce=True):
         data = path.read_bytes()
         header = pydicom.dcmread(path, stop_before_pixels=True)
         study, series = (hashlib.sha1(header[key].value.encode()).hexdigest() for key in ("0020000D", "0020000E"))
+        new = self.study(study) is None
         self.files[header.SOPInstanceUID] = (study, series, header, data)
         self._say("NewInstance", header.SOPInstanceUID)
+        if new:
+            self._say("NewStudy", study)
         if announce:
             self._say("StableStudy", study)
         return study
 
     def delete(self, study):
-        self.files = {uid: file for uid, file in self.files.items() if file[0] != study}
-        self._say("Deleted", study)
+        """As Orthanc does: the log does not tell of it, and what it told of the study is gone."""
+        gone = {uid for uid, file in self.files.items() if file[0] == study} | {study}
+        self.files = {uid: file for uid, file in self.files.items() if uid not in gone}
+        self.log = [change for change in self.log if change["ID"] not in gone]
 
     def _say(self, kind, identifier):
-        self.log.append({"ChangeType": kind, "ID": identifier, "ResourceType": "Study", "Seq": len(self.log) + 1})
+        self.last += 1
+        self.log.append({"ChangeType": kind, "ID": identifier, "ResourceType": "Study", "Seq": self.last})
 
     def last_change(self):
         if self.away:
             raise ArchiveAway("away")
-        return len(self.log)
+        return self.last
 
     def changes(self, since, limit=3):
-        return self.log[since : since + limit]
+        return [change for change in self.log if change["Seq"] > since][:limit]
 
     def study_of(self, instance):
         return self.files[instance][0] if instance in self.files else None
@@ -254,6 +262,20 @@ def test_a_crash_in_a_worker_ends_neither_the_watcher_nor_other_studies(night, t
     workers.close()
 
 
+def test_a_crash_in_one_process_leaves_the_study_in_the_other_alone(tmp_path):
+    workers = Workers("node_parts:application", tmp_path, 2)
+    waits = parts.make_study(tmp_path, 0, description="wait")
+    bad = parts.make_study(tmp_path, 1, description="crash")
+    with contextlib.closing(workers), ThreadPoolExecutor(2) as pool:
+        beside = pool.submit(workers, waits, tmp_path / "waits")
+        parts.wait_for((tmp_path / "waits").exists)
+        with pytest.raises(WorkerEnded):
+            workers(bad, tmp_path / "bad")
+        (tmp_path / "waits" / "go").touch()
+        assert beside.result().status == "done"
+        assert workers(parts.make_study(tmp_path, 2), tmp_path / "next").status == "done"
+
+
 def test_what_an_application_cannot_load_is_said_at_once(tmp_path):
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
         Workers("nowhere:application", tmp_path, 1)
@@ -278,14 +300,45 @@ def test_an_archive_that_is_away_is_no_fault_of_a_study(night, tmp_path):
 
 def test_a_deleted_study_that_comes_again_is_new(night, tmp_path):
     path = parts.make_study(tmp_path, 0)[0]
-    night.archive.delete(night.archive.put(path))
+    night.archive.stable = False
+    study = night.archive.put(path)
+    night.run(lambda rows: any(row["due"] for row in rows.values()))
+    night.archive.delete(study)
     night.run(lambda rows: not rows)
+    night.archive.stable = True
     study = night.archive.put(path)
     night.run(settled("done"))
     night.archive.delete(study)
     night.archive.put(path)
     night.run(lambda rows: settled("done")(rows) and night.count("SR") == 1)
     assert night.calls == [1, 1]
+
+
+def test_a_study_that_is_deleted_while_it_is_computed_does_not_come_back_as_its_results(night, tmp_path):
+    def delete(files, output):
+        night.archive.delete(study)
+        return parts.run_cheaply(files, output)
+
+    night.application = delete
+    study = night.archive.put(*parts.make_study(tmp_path, 0))
+    night.run(lambda rows: night.calls and not rows)
+    assert not night.archive.files
+
+
+def test_a_study_that_cannot_be_downloaded_is_set_aside(night, tmp_path):
+    def broken(instance, path):
+        raise ArchiveError("damaged on disk")
+
+    night.archive.download = broken
+    night.archive.put(*parts.make_study(tmp_path, 0))
+    night.run(settled("failed"))
+    assert next(iter(night.rows().values()))["attempts"] == FAST.attempts
+
+
+def test_a_clock_that_was_ahead_delays_nothing(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.follow(1, {"a": time.time() + 365 * 86400, "b": time.time() + 60})
+    assert [study.study for study in ledger.due(9)] == ["a"]
 
 
 def test_another_archive_is_read_from_its_beginning(night, tmp_path):
