@@ -191,9 +191,9 @@ def check_privacy(folder: Path) -> str:
                 _check_text(text, name)
         if path.suffix in (".json", ".ts", ".onnx") and (found := LOCAL_PATH.search(data)):
             raise PackageError(f"{name} names a path of the machine it was made on: {found[0].decode()!r}")
-    for name in _weights(folder):
-        for text in _strings(_load(folder / "models" / name)):
-            _check_text(text, Path("models") / name)
+    for weights in _weights(folder):
+        for text in _strings(_load(folder / "models" / weights)):
+            _check_text(text, Path("models") / weights)
     return "no image, identifier or local path"
 
 

@@ -146,7 +146,7 @@ def _foreign(name: str) -> str:
     top, *parts = name.split(".")
     if top in ("scintikit", "scripts"):  # not imported: they are the bundle's
         return next((part for part in parts if part in sys.stdlib_module_names), "")
-    thing = importlib.import_module(top)
+    thing: Any = importlib.import_module(top)
     for part in parts:
         thing = getattr(thing, part, None)
         home = thing.__name__ if inspect.ismodule(thing) else ""
