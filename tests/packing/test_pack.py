@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -106,14 +107,14 @@ def test_metadata_and_card_are_checked_before_anything_is_written(
     assert "has no 'weights'" in _refused(bundle, tiny_model, tmp_path / "a.zip")
 
 
-@pytest.mark.parametrize("change", [{"name": "../../elsewhere"}, {"weights": {"../../model.pt": "x"}}])
+@pytest.mark.parametrize("change", [{"name": "../../elsewhere"}, {"weights": {"../../model.pt": "x"}}, {"weights": []}])
 def test_names_that_are_paths_are_refused(
     change: dict[str, object], bundle: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     """Packing would write there."""
     metadata = json.loads((bundle / "configs/metadata.json").read_text())
     (bundle / "configs/metadata.json").write_text(json.dumps(metadata | change))
-    assert "no plain name" in _refused(bundle, tiny_model, tmp_path / "a.zip")
+    assert re.search("no plain name|cannot be read", _refused(bundle, tiny_model, tmp_path / "a.zip"))
 
 
 def test_the_output_must_be_a_zip(tmp_path: Path) -> None:

@@ -205,8 +205,6 @@ def _metadata(folder: Path, **change: object) -> bytes:
             {"required_packages_version": {"x @ https://example.org/x#": "1.0"}},
             "pinned packages: in",
         ),
-        ("configs/metadata.json", {"weights": {"../LICENSE": "x"}}, "required files: configs/metadata.json"),
-        ("configs/metadata.json", {"weights": ["model.pt"]}, "required files: configs/metadata.json"),
         ("docs/README.md", b"\xff\xfe", "model card: cannot be checked"),
         ("docs/picture.png", b"no picture", "no patient data: cannot be checked"),
         ("scripts/broken.py", b"def (", "pinned packages: cannot be checked"),
