@@ -261,7 +261,8 @@ def test_a_killed_run_leaves_whole_files_and_a_second_run_the_rest(
 
 def test_a_changed_packed_bundle_is_refused_before_it_is_evaluated(model_folder: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(model_folder / "thyroid_cls", tmp_path / "thyroid_cls"))
-    (bundle / "manifest.json").write_text(json.dumps({"files": {"LICENSE": {"sha256": "0" * 64, "bytes": 1}}}))
+    manifest = {"name": "thyroid_cls", "version": "0.1.0", "files": {"LICENSE": {"sha256": "0" * 64, "bytes": 1}}}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(PackageError, match="LICENSE"):
         load_classifiers(tmp_path, {"thyroid_cls"})
     with pytest.raises(ConfigError, match="none of the bundles"):
