@@ -15,6 +15,7 @@ import torch
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
+from scintikit.bundles import enter
 from scintikit.engines import load_calibration, pick_device
 from scintikit.engines.calibration import load_weights
 from scintikit.errors import ConfigError, ImageReadError, find_cause
@@ -74,6 +75,7 @@ def classifier(bundle: str = "thyroid_cls", ckpt_dir: str | os.PathLike[str] | N
     # MONAI announces an optional GPU decoder that it does not find; our reader does not use it.
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
     root = find_bundle(bundle)
+    enter(root)
     folder = Path(ckpt_dir or root / "models").expanduser().absolute()
     trained = ckpt_dir is not None or (folder / "calibration.pt").is_file()  # the last file that training writes
     known = load_calibration(str(folder), {})["settings"] if trained else {}

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from scintikit.bundles import enter
 from scintikit.data import load_datalist
 from scintikit.errors import ConfigError, ImageReadError
 from scintikit.files import file_sha256
@@ -46,6 +47,11 @@ def test_a_trained_bundle_has_its_weights_in_evaluation_mode(tiny_model: Path) -
     state = torch.load(tiny_model / "model.pt", weights_only=True)
     for name, tensor in source.network.state_dict().items():
         assert torch.equal(tensor.cpu(), state[name]), name
+
+
+def test_a_network_of_the_bundle_s_own_is_found_after_another_bundle(tiny_bone_model: Path) -> None:
+    enter(find_bundle("fm_generator"))  # whose `scripts.network` is another
+    assert classifier("spect_bone_cls", tiny_bone_model).feature_layer == "pooled"
 
 
 def test_the_model_decides_the_settings(trained: Path) -> None:
