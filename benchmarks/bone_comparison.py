@@ -1,12 +1,14 @@
-"""Networks and augmentations of spect_bone_cls on equal budgets, several seeds each, tested on the external cameras.
+"""Networks, augmentations and sizes of spect_bone_cls on equal budgets, several seeds, tested on the external cameras.
 
     python -m benchmarks.bone_comparison networks --dataset B --folder F --output FILE.json
     python -m benchmarks.bone_comparison augmentation --dataset B --folder F --gan G --fm S --output FILE.json
+    python -m benchmarks.bone_comparison size --dataset B --folder F --output FILE.json
 
 networks: our own, with lesion masks and from labels alone, and the three baselines from labels. Of two learning rates
 each takes the one whose first seed has the better macro AUC on validation; DenseNet121, the slowest, takes ResNet18's.
 augmentation: our own network with masks: none, geometric, and geometric with the synthetic scans of a generator, whose
 datasets G and S are merged into the training split.
+size: our own network with masks at half and at full size.
 
 All take the same number of optimiser steps, the same validation split and the same seeds. The external cameras are
 tested once, when every training has ended. What a run finished is kept in `--folder`, so a stopped one goes on.
@@ -40,6 +42,12 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "geometric + GAN": {"source": "gan"},
     "geometric + FM": {"source": "fm"},
 }
+SIZES: dict[str, dict[str, Any]] = {
+    "512 x 128": {},
+    "1024 x 256": {"image_size": "[1024,256]", "spacing_mm": 2.3},
+}
+COMPARISONS = {"networks": NETWORKS, "augmentation": AUGMENTATIONS, "size": SIZES}
+ASKED_AGAIN = ("architecture", "image_size", "spacing_mm")  # what evaluation must be told as training was
 METRICS = ("macro_auc", "macro_auprc")
 
 
@@ -71,7 +79,7 @@ class Trainings:
         scores = {}
         for rate in rates:
             folder = self._train(name, options, rate, 0)
-            metrics = json.loads((self.evaluate(name, folder, "validation") / "metrics.json").read_text())
+            metrics = json.loads((self.evaluate(options, folder, "validation") / "metrics.json").read_text())
             scores[rate] = metrics["overall"]["macro_auc"]["value"]
             print(f"{name} at {rate:g}: validation macro AUC {scores[rate]:.3f}", flush=True)
         self.rates[name] = max(scores, key=lambda rate: scores[rate])
@@ -88,10 +96,10 @@ class Trainings:
         print(f"{name} at {rate:g}, seed {seed}: done", flush=True)
         return folder
 
-    def evaluate(self, name: str, folder: Path, split: str) -> Path:
-        """Evaluate what `run` trained and return where its results are."""
-        network = {key: value for key, value in NETWORKS.get(name, {}).items() if key == "architecture"}
-        return evaluate(BUNDLE, folder, self.given.dataset, split, **network)
+    def evaluate(self, options: dict[str, Any], folder: Path, split: str) -> Path:
+        """Evaluate what `run` trained with these options and return where its results are."""
+        again = {key: options[key] for key in ASKED_AGAIN if key in options}
+        return evaluate(BUNDLE, folder, self.given.dataset, split, **again)
 
     def merged(self, source: str) -> str:
         """Return the dataset with the synthetic scans of a generator in its training split."""
@@ -104,7 +112,7 @@ class Trainings:
 def main() -> None:
     """Train every way with every seed, test, and write the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("comparison", choices=("networks", "augmentation"))
+    parser.add_argument("comparison", choices=COMPARISONS)
     parser.add_argument("--dataset", required=True, help="bone scans with training, validation and external test")
     parser.add_argument("--gan", help="dataset of generate_gan, made from the training split")
     parser.add_argument("--fm", help="dataset of fm_generator, made from the training split")
@@ -114,7 +122,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", help="only these; default: all")
     parser.add_argument("--output", help="JSON file for the comparison; without it nothing is tested")
     given = parser.parse_args()
-    ways = NETWORKS if given.comparison == "networks" else AUGMENTATIONS
+    ways = COMPARISONS[given.comparison]
     ways = {name: options for name, options in ways.items() if not given.ways or name in given.ways}
     for name, options in ways.items():
         if "source" in options and not getattr(given, options["source"]):
@@ -126,7 +134,8 @@ def main() -> None:
     if not given.output:
         return
     outputs = {
-        name: [trainings.evaluate(name, folders[name, seed], "test") for seed in range(given.seeds)] for name in ways
+        name: [trainings.evaluate(options, folders[name, seed], "test") for seed in range(given.seeds)]
+        for name, options in ways.items()
     }
     result = compare(outputs, given.dataset, [next(iter(ways))], METRICS[0])
     settings = {**trainings.budget, "seeds": given.seeds, "learning_rates": trainings.rates}

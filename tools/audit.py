@@ -47,6 +47,7 @@ def audit(
     quantile: float = QUANTILE,
     drop: bool = False,
     output: str | None = None,
+    **options: Any,
 ) -> None:
     """Find synthetic scintigrams that repeat a training picture: `tools audit TRAIN SYNTH`.
 
@@ -71,6 +72,8 @@ def audit(
         Remove what is flagged from the synthetic dataset.
     output : str, optional
         Folder for audit.json, audit.csv, audit.html and figures, or a file FILE.json, with the others beside it.
+    options
+        Items of the bundle's `inference.json` to replace, as `--image_size "[64,64]" --spacing_mm 4`.
     """
     if isinstance(quantile, bool) or not isinstance(quantile, (int, float)) or not 0.9 < quantile < 1:
         raise ConfigError(f"--quantile is {quantile!r}; give a number between 0.9 and 1, both excluded")
@@ -81,7 +84,7 @@ def audit(
         "held-out": _held_out_items(datasets["real"]),
         "synthetic": _generated_items(datasets["synthetic"]),
     }
-    source = classifier(bundle, ckpt_dir)
+    source = classifier(bundle, ckpt_dir, **options)
     embed = pick_extractor(extractor, source)
     pictures = {
         side: load_pictures(found, source.preprocessing, label=f"reading {side}") for side, found in items.items()

@@ -40,6 +40,7 @@ def fidelity(
     output: str | None = None,
     per_class_limit: int | None = None,
     seed: int = 0,
+    **options: Any,
 ) -> None:
     """Compare the synthetic scintigrams of one dataset with the real ones of another: `tools fidelity REAL SYNTH`.
 
@@ -66,6 +67,8 @@ def fidelity(
         Pictures at most of each class and side, drawn at random.
     seed : int
         Of all random choices.
+    options
+        Items of the bundle's `inference.json` to replace, as `--image_size "[64,64]" --spacing_mm 4`.
     """
     _check_arguments(split, per_class_limit, seed)
     datasets = {"real": load_dataset(real), "synthetic": load_dataset(synth)}
@@ -76,7 +79,7 @@ def fidelity(
     }
     rng = np.random.default_rng(seed)
     items = {side: _limited(found, per_class_limit, rng) for side, found in items.items()}
-    source = classifier(bundle, ckpt_dir)
+    source = classifier(bundle, ckpt_dir, **options)
     embed = pick_extractor(extractor, source)
 
     patients = {item["id"]: item["patient"] for part in SPLITS for item in _datalist(datasets["real"], part)}

@@ -24,7 +24,9 @@ DPI = 110  # grain does not compress, and a page is looked at on a screen
 
 
 @SetParseFns(output=str, bundle=str)
-def gallery(*columns: str, output: str, bundle: str = "thyroid_cls", per_class: int = 1, seed: int = 0) -> None:
+def gallery(
+    *columns: str, output: str, bundle: str = "thyroid_cls", per_class: int = 1, seed: int = 0, **options: Any
+) -> None:
     """Draw scintigrams of several datasets side by side: `tools gallery O=D CA SD1=D1 FM=D2 --output FILE.png`.
 
     Rows are classes, columns datasets; which pictures are shown, the seed decides. Blue frames: as acquired or
@@ -43,6 +45,8 @@ def gallery(*columns: str, output: str, bundle: str = "thyroid_cls", per_class: 
         Rows of each class.
     seed : int
         Of the choice of pictures.
+    options
+        Items of the bundle's `inference.json` to replace, as `--image_size "[64,64]" --spacing_mm 4`.
     """
     if not columns:
         raise ConfigError("no column is given; say which datasets to show, such as O=D FM=D2")
@@ -50,7 +54,7 @@ def gallery(*columns: str, output: str, bundle: str = "thyroid_cls", per_class: 
         raise ConfigError(f"--per_class is {per_class!r}; give a whole number of at least 1")
     datasets = [_dataset(column, number) for number, column in enumerate(columns)]
     classes = _class_names([(name, dataset) for name, dataset in datasets if dataset is not None])
-    preprocessing = classifier(bundle).preprocessing
+    preprocessing = classifier(bundle, **options).preprocessing
     drawn = []
     for number, (name, dataset) in enumerate(datasets):
         # Copies are shown beside other pictures than those that they are copies of.

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from scintikit.bundles import enter
 from scintikit.engines import load_calibration, pick_device
 from scintikit.engines.calibration import load_weights
-from scintikit.errors import ConfigError, ImageReadError, find_cause
+from scintikit.errors import ConfigError, ImageReadError, did_you_mean, find_cause
 from scintikit.metrics.features import (
     Extractor,
     classifier_features,
@@ -40,7 +40,7 @@ class Classifier:
     settings : dict
         What decides the pictures, as `class_names`, `view`, `spacing_mm`, `image_size`.
     network : torch.nn.Module or None
-        With trained weights, in evaluation mode, on its device; None if nothing was trained.
+        With trained weights, in evaluation mode, on its device; None if none was trained with these settings.
     feature_layer : str
         The layer whose input is the feature vector.
     model_sha256 : str or None
@@ -64,13 +64,13 @@ def classifier(bundle: str = "thyroid_cls", ckpt_dir: str | os.PathLike[str] | N
     ckpt_dir : path, optional
         Folder with `model.pt` and `calibration.pt`. Default: the bundle's own, which may be untrained.
     items
-        Config items to replace, as `assumed_spacing_mm=2.4`. What the trained model was set up for needs none.
+        Items of `inference.json` to replace, as `assumed_spacing_mm=2.4`. What the trained model was set up for needs
+        none; a bundle's own model that was trained with other settings is left aside.
 
     Raises
     ------
     ConfigError
-        If there is no such bundle, `ckpt_dir` is given and holds no trained model, or the model was trained with other
-        settings than `items`.
+        If there is no such bundle or item, or `ckpt_dir` is given and holds no model trained with these settings.
     """
     # MONAI announces an optional GPU decoder that it does not find; our reader does not use it.
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
@@ -82,10 +82,14 @@ def classifier(bundle: str = "thyroid_cls", ckpt_dir: str | os.PathLike[str] | N
     parser = ConfigParser()
     parser.read_config(str(root / "configs" / "inference.json"))
     parser.read_meta(str(root / "configs" / "metadata.json"))
+    for name in items:
+        if name not in parser:
+            guess = did_you_mean(name, parser.get())
+            raise ConfigError(f"there is no option --{name}{guess}, neither here nor in {bundle}'s inference.json")
     parser.update({"bundle_root": str(root), "ckpt_dir": str(folder)} | known | items)
     settings = parser.get_parsed_content("settings")
     network, sha256 = None, None
-    if trained:
+    if trained and (ckpt_dir is not None or known == settings):
         sha256 = load_calibration(str(folder), settings)["model_sha256"]
         network = parser.get_parsed_content("network")
         load_weights(network, folder / "model.pt")
@@ -160,7 +164,10 @@ def pick_extractor(name: str, classifier: Classifier) -> Extractor:
     """
     trained, device = classifier.network is not None, pick_device()
     if name == "auto" and not trained:
-        print("the bundle has no trained classifier, so features come from a network with random weights (--ckpt_dir)")
+        print(
+            "the bundle has no trained classifier for these settings (--ckpt_dir), so features come from a network "
+            "with random weights"
+        )
     chosen = ("classifier" if trained else "random") if name == "auto" else name
     if chosen == "classifier":
         if classifier.network is None or classifier.model_sha256 is None:

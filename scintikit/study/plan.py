@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -282,13 +283,19 @@ class _Planner:
         """Return the page of samples."""
         datasets = {ORIGINAL: self.original} | {name: self.source(name) for name in names}
         columns = tuple(replace(dataset, prefix=f"{name}=") for name, dataset in datasets.items())
-        arguments = ("gallery", *columns, "--bundle", self.bundle, "--output", Made(path=SAMPLES))
+        arguments = ("gallery", *columns, *self._reading(), "--output", Made(path=SAMPLES))
         code = (*_DATA, "scintikit/metrics/features.py", "tools/gallery.py", "tools/pictures.py", *self._pictures())
         return self._once("samples", "page", Command(arguments, code))
 
     def _extractor(self) -> tuple[str, ...]:
         # Features of a random network: the same for every study, and not of a classifier that is compared.
-        return ("--extractor", "random", "--bundle", self.bundle)
+        return ("--extractor", "random", *self._reading())
+
+    def _reading(self) -> tuple[str, ...]:
+        # Pictures are measured and shown as the study's classifier sees them.
+        config = json.loads((ROOT / "bundles" / self.bundle / "configs" / "inference.json").read_text())
+        given = self.study.classifier["options"]
+        return ("--bundle", self.bundle, *_options({name: given[name] for name in config["settings"] if name in given}))
 
     def _pictures(self) -> tuple[str, ...]:
         # `tools.pictures` takes the settings of the bundle's own model, if somebody has trained it.

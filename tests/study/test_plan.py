@@ -103,6 +103,18 @@ def test_no_training_reads_a_test_and_tests_read_the_original_dataset(plan: Plan
         assert option(words, "dataset_dir") == plan.original
 
 
+def test_pictures_are_measured_and_shown_as_the_classifier_sees_them(write: Any) -> None:
+    options = {"augment": False, "image_size": [64, 64], "spacing_mm": 4.0}
+    plan = make_plan(load_study(write(classifier={"bundle": "thyroid_cls", "options": options})))
+    audited = option(arguments(plan, "O+FM(audited)"), "dataset_dir").work
+    dropping = next(work for work in in_order([audited]) if work.kind == "audited").commands[-1]
+    assert plan.samples is not None
+    for command in (plan.fidelity["FM"].commands[0], plan.audits["FM"].commands[0], plan.samples.commands[0], dropping):
+        words = list(command.arguments)
+        assert (option(words, "image_size"), option(words, "spacing_mm")) == ("[64, 64]", "4.0")
+        assert "--augment" not in words  # says nothing about how a picture is read
+
+
 def test_a_changed_option_redoes_only_what_depends_on_it(write: Any, plan: Plan) -> None:
     generators = {"fm": {"bundle": "fm_generator", "training": [{"options": {"max_epochs": 4}}]}}
     changed = make_plan(load_study(write(generators=generators)))

@@ -87,6 +87,23 @@ def test_pictures_are_the_bundles_own_in_the_order_of_the_items(tiny_dataset: st
         np.testing.assert_array_equal(picture, np.asarray(preprocessing(item)["image"]))
 
 
+def test_a_bundle_s_own_model_of_other_settings_is_left_aside(
+    untrained_bundle: Path, tiny_model: Path, tiny_dataset: str
+) -> None:
+    shutil.copytree(tiny_model, untrained_bundle / "models", dirs_exist_ok=True)
+    source = classifier(str(untrained_bundle), image_size=[64, 64], spacing_mm=4.0)
+    assert source.network is None
+    assert load_pictures(load_datalist(tiny_dataset, "validation"), source.preprocessing).shape == (10, 1, 64, 64)
+    assert classifier(str(untrained_bundle), image_size=[128, 128]).network is not None
+    with pytest.raises(ConfigError, match="trained with image_size"):
+        classifier(ckpt_dir=tiny_model, image_size=[64, 64])
+
+
+def test_an_unknown_option_is_refused(untrained_bundle: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no option --spacing_m.*spacing_mm.*inference\.json"):
+        classifier(str(untrained_bundle), spacing_m=2.0)
+
+
 def test_a_bad_file_is_named(tiny_dataset: str, tmp_path: Path) -> None:
     (tmp_path / "bad.dcm").write_bytes(b"no" * 200)
     items = [*load_datalist(tiny_dataset, "validation")[:2], {"image": str(tmp_path / "bad.dcm")}]
