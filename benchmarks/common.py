@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from scintikit.engines import keep_freed_memory
 from scintikit.environment import machine, versions
 
 __all__ = ["machine", "take_turns", "versions"]
@@ -18,7 +19,8 @@ __all__ = ["machine", "take_turns", "versions"]
 def take_turns(ways: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, dict[str, float]]:
     """Let each way run once a round; return its median images/s over the rounds and its peak memory in MiB.
 
-    Taking turns spreads whatever else the machine does over all ways alike. The first round only warms up.
+    Taking turns spreads whatever else the machine does over all ways alike. The first round only warms up. The way
+    "usual" has memory handled as the system does by itself, all others as our networks ask for, `keep_freed_memory`.
 
     Parameters
     ----------
@@ -31,6 +33,7 @@ def take_turns(ways: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, 
     memory = dict.fromkeys(ways, 0.0)
     for number in range(rounds + 1):
         for name, work in ways.items():
+            keep_freed_memory(name != "usual")
             _reset_peak()
             start = time.perf_counter()
             count = work()

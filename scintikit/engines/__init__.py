@@ -19,6 +19,7 @@ from scintikit.engines.handlers import (
     WeightAverage,
 )
 from scintikit.engines.inferer import AutocastInferer
+from scintikit.engines.memory import keep_freed_memory
 from scintikit.engines.network import coordinates, load_pretrained, prepare_inference, prepare_network
 from scintikit.engines.onnx import encode_onnx, export_onnx
 from scintikit.engines.outputs import EvaluationReport, WritePredictions
@@ -47,6 +48,7 @@ __all__ = [
     "export_onnx",
     "export_torchscript",
     "grad_cam",
+    "keep_freed_memory",
     "load_calibration",
     "load_pretrained",
     "pick_device",

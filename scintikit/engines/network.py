@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from scintikit.engines.memory import keep_freed_memory
 from scintikit.engines.onnx import OnnxNetwork
 from scintikit.errors import ConfigError, did_you_mean
 
@@ -13,7 +14,7 @@ RUNTIMES = ("torch", "onnx")
 
 
 def prepare_network(network: torch.nn.Module, device: torch.device, pretrained: str | None = None) -> torch.nn.Module:
-    """Return the network on `device` in channels-last order.
+    """Return the network on `device` in channels-last order; on the CPU see to its memory, `keep_freed_memory`.
 
     Parameters
     ----------
@@ -26,6 +27,8 @@ def prepare_network(network: torch.nn.Module, device: torch.device, pretrained: 
     """
     if pretrained:
         load_pretrained(network, pretrained)
+    if device.type == "cpu":
+        keep_freed_memory()
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
