@@ -14,12 +14,22 @@ from scintikit.packing import check_hashes
 
 
 def find_bundles(folder: Path) -> dict[str, Path]:
-    """Return the bundles in a folder, or the folder itself if it is one, by the names in their metadata."""
+    """Return the bundles in a folder, or the folder itself if it is one, by the names in their metadata.
+
+    Raises
+    ------
+    ConfigError
+        If metadata cannot be read.
+    """
     found: dict[str, Path] = {}
     for root in (folder, *sorted(folder.iterdir())) if folder.is_dir() else ():
         metadata = root / "configs" / "metadata.json"
         if metadata.is_file():
-            found.setdefault(json.loads(metadata.read_text(encoding="utf-8"))["name"], root)
+            try:
+                name = str(json.loads(metadata.read_text(encoding="utf-8"))["name"])
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                raise ConfigError(f"{metadata} is damaged ({error!r}); mend the bundle or take it away") from error
+            found.setdefault(name, root)
     return found
 
 
@@ -33,7 +43,7 @@ def load_classifiers(
     Raises
     ------
     ConfigError
-        If none is there, or one does not load.
+        If none is there, or one does not load; if the metadata of any bundle in the folder is damaged.
     PackageError
         If a packed bundle is not what was packed.
     """

@@ -53,7 +53,8 @@ def process_study(
     """Classify what the rules select of a study, and write the results.
 
     For each job `<bundle>_<job>.sr.dcm`, `.sc.dcm` (if the bundle draws a heat map) and `.json`; `outcome.json` at the
-    end. Each file is whole or absent, whenever the process is killed; a second run writes the same names and UIDs.
+    end. Each file is whole or absent, whenever the process is killed; a second run writes the same names and UIDs, and
+    removes the `outcome.json` of the first at its beginning.
 
     Parameters
     ----------
@@ -66,6 +67,7 @@ def process_study(
     rules
         From `load_rules`; default those of `selection.yaml`.
     """
+    (output / OUTCOME).unlink(missing_ok=True)
     instances, reasons = read_instances(files)
     selection = select(instances, load_rules() if rules is None else rules, classifiers)
     reasons += selection.reasons

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import re
 from collections import Counter
@@ -192,7 +193,7 @@ def _descriptions(elements: Elements) -> str:
 
 
 def read_instances(files: Sequence[Path]) -> tuple[list[Instance], list[str]]:
-    """Return the DICOM instances among files, each once, and why the other files are none of them."""
+    """Return the DICOM instances among files, each once, and why other files are not among them."""
     found: dict[str, Instance] = {}
     reasons: Counter[str] = Counter()
     for path in sorted(files):
@@ -201,7 +202,9 @@ def read_instances(files: Sequence[Path]) -> tuple[list[Instance], list[str]]:
         except ImageReadError as error:
             reasons[bare_reason(str(error), path)] += 1
             continue
-        found.setdefault(instance.sop_instance, instance)
+        first = found.setdefault(instance.sop_instance or str(path), instance)
+        if not filecmp.cmp(first.path, path, shallow=False):
+            reasons["another file with the same SOP Instance UID and other content was taken"] += 1
     return list(found.values()), [f"{count} files: {reason}" for reason, count in sorted(reasons.items())]
 
 

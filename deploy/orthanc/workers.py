@@ -1,7 +1,8 @@
-"""An application in processes of its own: several studies at once, and a crash ends no more than one of them."""
+"""An application in processes of its own: several studies at once; a crash or a study without end hurts no other."""
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import multiprocessing
 import os
@@ -19,6 +20,8 @@ import torch
 
 from deploy.orthanc.watcher import Application, Outcome
 from scintikit.errors import ScintikitError
+
+LONGEST_S = 600.0
 
 T = TypeVar("T")
 
@@ -38,6 +41,8 @@ class Workers:
         `module:function`; the function makes an application of the folder of models.
     models
     processes
+    longest_s
+        After so many s a study is given up, and its process ended.
 
     Raises
     ------
@@ -45,10 +50,11 @@ class Workers:
         What the function raises, such as for a model that is missing.
     """
 
-    def __init__(self, application: str, models: Path, processes: int) -> None:
+    def __init__(self, application: str, models: Path, processes: int, longest_s: float = LONGEST_S) -> None:
         self.application = application
         self.models = models
         self.processes = processes
+        self.longest_s = longest_s
         # One pool for each process: where one process of several ends, a pool gives up the work of all of them.
         self.pools: LifoQueue[ProcessPoolExecutor] = LifoQueue()  # the last used has its models
         for _ in range(processes):
@@ -57,7 +63,7 @@ class Workers:
 
     def __call__(self, files: Sequence[Path], output: Path) -> Outcome:
         """Run the application."""
-        return self._submit(_run, self.application, self.models, files, output)
+        return self._submit(_run, self.application, self.models, files, output, self.longest_s)
 
     def _submit(self, task: Callable[..., T], *arguments: Any) -> T:
         """Do a task in a process that is free."""
@@ -67,7 +73,9 @@ class Workers:
         except BrokenProcessPool as error:
             pool.shutdown()
             pool = self._start()
-            raise WorkerEnded("the process that computed this study ended, as for want of memory") from error
+            raise WorkerEnded(
+                f"the process that computed this study ended: for want of memory, or after {self.longest_s:g} s"
+            ) from error
         finally:
             self.pools.put(pool)
 
@@ -108,5 +116,9 @@ def _check(name: str, models: Path) -> None:
     _loaded(name, models)
 
 
-def _run(name: str, models: Path, files: Sequence[Path], output: Path) -> Outcome:
-    return _loaded(name, models)(files, output)
+def _run(name: str, models: Path, files: Sequence[Path], output: Path, longest_s: float) -> Outcome:
+    faulthandler.dump_traceback_later(longest_s, exit=True)  # ends also what never comes back to Python
+    try:
+        return _loaded(name, models)(files, output)
+    finally:
+        faulthandler.cancel_dump_traceback_later()

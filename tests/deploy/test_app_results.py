@@ -257,6 +257,10 @@ def test_a_killed_run_leaves_whole_files_and_a_second_run_the_rest(
     monkeypatch.setattr(process, "write_atomic", write)
     outcome = process_study(files, output, classifiers)
     assert sorted(path.name for path in output.iterdir()) == sorted(path.name for path in outcome.files)
+    monkeypatch.setattr(process, "write_atomic", killed)
+    with pytest.raises(KeyboardInterrupt):
+        process_study(files, output, classifiers)
+    assert not (output / "outcome.json").exists()  # what it said is of a run before
 
 
 def test_a_changed_packed_bundle_is_refused_before_it_is_evaluated(model_folder: Path, tmp_path: Path) -> None:
@@ -266,4 +270,7 @@ def test_a_changed_packed_bundle_is_refused_before_it_is_evaluated(model_folder:
     with pytest.raises(PackageError, match="LICENSE"):
         load_classifiers(tmp_path, {"thyroid_cls"})
     with pytest.raises(ConfigError, match="none of the bundles"):
+        load_classifiers(tmp_path, {"spect_bone_cls"})
+    (bundle / "configs" / "metadata.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"metadata\.json is damaged"):
         load_classifiers(tmp_path, {"spect_bone_cls"})

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from deploy.app.selection import RULES, Selection, load_rules, read_instances, select
@@ -82,6 +83,20 @@ def test_other_files_copies_and_missing_bundles_are_told(send: Callable[..., Pat
     assert len(instances) == 1
     assert reasons == ['1 files: it is not DICOM (no "DICM" at byte 128)']
     assert "there is no bundle thyroid_cls" in _select(picture, bundles={"spect_bone_cls": None}).reasons[0]
+
+
+def test_two_files_of_one_uid_and_other_content_are_told(send: Callable[..., Path]) -> None:
+    first = send("a.dcm", "thyroid")
+    other = send("b.dcm", "thyroid", SOPInstanceUID=dcmread(first).SOPInstanceUID, StudyDescription="Thyroid, later")
+    instances, reasons = read_instances([other, first])
+    assert [instance.path for instance in instances] == [first]
+    assert reasons == ["1 files: another file with the same SOP Instance UID and other content was taken"]
+
+
+def test_files_without_a_uid_are_each_told(send: Callable[..., Path]) -> None:
+    files = [send(name, "thyroid", SOPInstanceUID="") for name in ("a.dcm", "b.dcm")]
+    (reason,) = _select(*files).reasons
+    assert "2 files: it does not state its SOP Instance" in reason
 
 
 def test_a_character_set_that_decodes_no_text_is_a_reason_and_no_failure(send: Callable[..., Path]) -> None:

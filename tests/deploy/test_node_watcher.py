@@ -276,6 +276,14 @@ def test_a_crash_in_one_process_leaves_the_study_in_the_other_alone(tmp_path):
         assert workers(parts.make_study(tmp_path, 2), tmp_path / "next").status == "done"
 
 
+def test_a_study_without_end_is_given_up(tmp_path):
+    hangs, next_one = (parts.make_study(tmp_path, n, description=d) for n, d in enumerate(("wait", "")))
+    with contextlib.closing(Workers("node_parts:application", tmp_path, 1, longest_s=1)) as workers:
+        with pytest.raises(WorkerEnded, match="after 1 s"):
+            workers(hangs, tmp_path / "hangs")
+        assert workers(next_one, tmp_path / "next").status == "done"
+
+
 def test_what_an_application_cannot_load_is_said_at_once(tmp_path):
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
         Workers("nowhere:application", tmp_path, 1)
