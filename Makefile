@@ -77,7 +77,8 @@ $(VENV)/gpl/.installed: $(STAMP)
 	@touch $@
 
 test: lint system $(VENV)/gpl/.installed $(if $(filter Linux,$(shell uname)),deploy-env)
-	SCINTIKIT_GPL_DECODER=$(abspath $(VENV)/gpl) $(BIN)/python -m pytest
+	SCINTIKIT_GPL_DECODER=$(abspath $(VENV)/gpl) OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 # MONAI Label cannot share an environment with scintikit: deploy/monailabel/README.md says why.
 label-env:
