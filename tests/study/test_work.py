@@ -118,7 +118,8 @@ def test_a_piece_that_the_system_killed_says_so(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_piece_has_not_failed(tmp_path: Path) -> None:
-    script = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    # A shell that runs the tests in the background has them ignore SIGINT.
+    script = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGINT)"
     folder = folder_of(Work("stop", "s", (Command((), (), program=("-c", script)),)), tmp_path)
     with pytest.raises(ScintikitError, match="stopped"):
         folder.execute()
