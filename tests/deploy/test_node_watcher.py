@@ -189,7 +189,7 @@ def test_new_source_images_are_handled_and_the_old_result_stays(night, tmp_path)
 
 def test_a_study_whose_stability_was_never_announced_is_not_lost(night, tmp_path):
     night.archive.put(*parts.make_study(tmp_path, 0), announce=False)
-    night.run(settled("done"))
+    assert not night.run(settled("done"))
 
 
 def test_a_study_that_is_still_arriving_is_left_alone(night, tmp_path):
@@ -237,7 +237,7 @@ def test_a_refused_result_is_tried_again(night, tmp_path):
     night.archive.put(*parts.make_study(tmp_path, 0))
     night.run(lambda rows: any(row["state"] == "retrying" and row["reason"] == "full" for row in rows.values()))
     night.archive.refusing = False
-    night.run(settled("done"))
+    assert not night.run(settled("done"))
 
 
 def test_a_study_that_ends_the_program_every_time_is_set_aside(night, tmp_path):
@@ -300,10 +300,10 @@ def test_an_archive_that_is_away_is_no_fault_of_a_study(night, tmp_path):
         raise ArchiveAway("away")
 
     night.application = unplug
-    night.run(lambda rows: len(night.calls) > 2 * FAST.attempts)
+    assert not night.run(lambda rows: len(night.calls) > 2 * FAST.attempts)
     del night.archive.holds
     night.application = parts.run_cheaply
-    night.run(settled("done"))
+    assert not night.run(settled("done"))
 
 
 def test_a_deleted_study_that_comes_again_is_new(night, tmp_path):
@@ -352,10 +352,10 @@ def test_a_clock_that_was_ahead_delays_nothing(tmp_path):
 def test_another_archive_is_read_from_its_beginning(night, tmp_path):
     for number in range(3):
         night.archive.put(*parts.make_study(tmp_path, number))
-    night.run(settled("done", "done", "done"))
+    assert not night.run(settled("done", "done", "done"))
     night.archive = MemoryArchive()
     night.archive.put(*parts.make_study(tmp_path, 9))
-    night.run(settled("done", "done", "done", "done"))
+    assert not night.run(settled("done", "done", "done", "done"))
 
 
 def test_a_change_during_work_keeps_the_study_due(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -45,8 +46,10 @@ def test_a_network_on_the_cpu_keeps_what_its_steps_free() -> None:
     assert handed_back > 0.9 * MIB
 
 
-def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
-    monkeypatch.delattr("ctypes.CDLL")
+@pytest.mark.parametrize(("library", "asked"), [("glibc", True), ("", False)])
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch, library: str, asked: bool) -> None:
+    libc = Mock()
+    monkeypatch.setattr("platform.libc_ver", lambda: (library, ""))
+    monkeypatch.setattr("ctypes.CDLL", lambda name: libc)
     keep_freed_memory()
-    monkeypatch.undo()
+    assert libc.mallopt.called is asked
