@@ -28,7 +28,7 @@ from scintikit.files import write_json
 
 BUNDLE = "spect_bone_cls"
 BATCH = 16
-RATES = (2e-3, 5e-4)
+RATES = (5e-4, 2e-3)
 NETWORKS: dict[str, dict[str, Any]] = {
     "own, labels and masks": {},
     "own, labels": {"lesion_weight": 0.0},

@@ -68,8 +68,12 @@ def test_an_absent_view_counts_for_nothing(networks: ModuleType) -> None:
     logits.sum().backward()
     assert all(weight.grad.isfinite().all() for weight in network.parameters() if weight.grad is not None)
     assert network.heat_maps(scans)[:, :, 1].max() == 0
-    evidence = network.read(scans)[1][:, :, 0].flatten(2)
-    pooled = (logits - network.offset) / network.scale
+    deepest = []
+    network.exchange.register_forward_hook(lambda *call: deepest.append(call[-1]))
+    _, found, whole = network.read(scans)
+    assert torch.allclose(whole, deepest[0][::2].mean((2, 3)), atol=1e-6)
+    evidence = found[:, :, 0].flatten(2)
+    pooled = (logits - network.whole(whole) - network.offset) / network.scale
     assert (pooled >= evidence.amin(2)).all()
     assert (pooled <= evidence.amax(2)).all()
 

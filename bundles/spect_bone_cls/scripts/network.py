@@ -37,7 +37,8 @@ class TwoViewNetwork(nn.Module):
     there, and the maps are handed back up to the blocks, where a lesion is a few of them. There every place of both
     views has its evidence s for each disease, and the scan has the mean of s with the weights softmax(beta s), with a
     learned beta: attention that one metastasis can win as well as thirty can. Its logit is linear in that mean, for a
-    place and a scan are not ill equally often.
+    place and a scan are not ill equally often. What no single place shows comes from the mean of the deepest maps; it
+    also lets labels alone teach the encoder from the first step.
 
     Parameters
     ----------
@@ -63,24 +64,25 @@ class TwoViewNetwork(nn.Module):
         self.beta = nn.Parameter(torch.full((diseases,), SHARPNESS))
         self.scale = nn.Parameter(torch.ones(diseases))
         self.offset = nn.Parameter(torch.full((diseases,), -HEALTHY))
+        self.whole = nn.Linear(channels[-1], diseases, bias=False)
         self.pooled = nn.Identity()  # its input describes the picture, see `scintikit.engines.calibrate`
 
     def forward(self, x: torch.Tensor, evidence: bool = False) -> torch.Tensor:
         """Return logits `(B, D)` of images `(B, 2, H, W)`; on demand also the evidence, `(B, D + D * 2 * h * w)`."""
-        maps, found = self.read(x)
+        maps, found, whole = self.read(x)
         flat = found.flatten(2)
         attention = (F.softplus(self.beta)[:, None] * flat).softmax(dim=2)
         # Features of the places looked at, for each disease.
         self.pooled(torch.einsum("bdn,bcn->bdc", attention.to(maps), maps.flatten(2)).flatten(1))
-        logits = self.scale * (attention * flat).sum(2) + self.offset
+        logits = self.scale * (attention * flat).sum(2) + self.offset + self.whole(whole).float()
         return torch.cat([logits, flat.flatten(1)], dim=1) if evidence else logits
 
     def heat_maps(self, x: torch.Tensor) -> torch.Tensor:
         """Return the probability of each disease at each place, `(B, D, 2, H / 4, W / 4)`, as displayed."""
         return mirror_posterior(self.read(x)[1].sigmoid())
 
-    def read(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return maps `(B, width, 2, h, w)` and evidence `(B, D, 2, h, w)`."""
+    def read(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return maps `(B, width, 2, h, w)`, evidence `(B, D, 2, h, w)` and the mean of the deepest maps `(B, C)`."""
         views = mirror_posterior(x).flatten(0, 1)[:, None]  # (2 B, 1, H, W)
         present = (views.amax((1, 2, 3), keepdim=True) > 0).to(views)
         blocks = F.pixel_unshuffle(views, BLOCK)
@@ -91,12 +93,14 @@ class TwoViewNetwork(nn.Module):
             levels.append(level)
         other = (level * present).unflatten(0, (-1, VIEWS)).flip(1).flatten(0, 1)
         levels[-1] = self.exchange(torch.cat([level, other], 1))
+        there = present.unflatten(0, (-1, VIEWS)).sum(1).clamp(min=1)
+        whole = (levels[-1].mean((2, 3), keepdim=True) * present).unflatten(0, (-1, VIEWS)).sum(1) / there
         maps = self.lateral[-1](levels[-1])
         for lateral, level in zip(self.lateral[-2::-1], levels[-2::-1], strict=True):
             maps = F.interpolate(maps, level.shape[-2:], mode="nearest") + lateral(level)
         maps = self.smooth(maps)
         evidence = self.evidence(maps).float().masked_fill(present == 0, NOTHING)
-        return _by_patient(maps), _by_patient(evidence)
+        return _by_patient(maps), _by_patient(evidence), whole.flatten(1)
 
 
 class StackedViews(nn.Module):
