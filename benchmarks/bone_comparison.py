@@ -11,13 +11,15 @@ datasets G and S are merged into the training split.
 size: our own network with masks at half and at full size.
 
 All take the same number of optimiser steps, the same validation split and the same seeds. The external cameras are
-tested once, when every training has ended. What a run finished is kept in `--folder`, so a stopped one goes on.
+tested once, when every training has ended. A figure FILE.png is drawn beside the numbers. What a run finished is kept
+in `--folder`, so a stopped one goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from benchmarks.common import machine, versions
 from benchmarks.comparing import claim, compare, evaluate, show, train
 from scintikit.data import compose, load_datalist, load_dataset
 from scintikit.files import write_json
+from scintikit.reporting import save_figure
+from scintikit.reporting.study_figures import scenario_forest
 
 BUNDLE = "spect_bone_cls"
 BATCH = 16
@@ -47,8 +51,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "1024 x 256": {"image_size": "[1024,256]", "spacing_mm": 2.3},
 }
 COMPARISONS = {"networks": NETWORKS, "augmentation": AUGMENTATIONS, "size": SIZES}
+BASES = ("own, labels and masks", "none", "geometric", "512 x 128")  # what the others of a comparison are compared with
 ASKED_AGAIN = ("architecture", "image_size", "spacing_mm")  # what evaluation must be told as training was
-METRICS = ("macro_auc", "macro_auprc")
+METRICS = ("macro_auc", "macro_auprc", "macro_f1", "exact_match")
 
 
 class Trainings:
@@ -87,12 +92,10 @@ class Trainings:
 
     def _train(self, name: str, options: dict[str, Any], rate: float, seed: int) -> Path:
         # Ways of the same options, such as our own network and its geometric augmentation, are one training.
-        source = options.get("source")
         settings = {key: value for key, value in options.items() if key != "source"}
         label = " ".join(f"{key}={value}" for key, value in sorted(settings.items())) or "default"
-        folder = self.folder / " ".join(filter(None, (label, source))) / f"{rate:g}" / str(seed)
-        dataset = self.merged(source) if source else self.given.dataset
-        train(BUNDLE, folder, dataset, {"seed": seed, "learning_rate": rate, **self.budget, **settings})
+        folder = self.folder / " ".join(filter(None, (label, options.get("source")))) / f"{rate:g}" / str(seed)
+        train(BUNDLE, folder, self.dataset(options), {"seed": seed, "learning_rate": rate, **self.budget, **settings})
         print(f"{name} at {rate:g}, seed {seed}: done", flush=True)
         return folder
 
@@ -101,8 +104,15 @@ class Trainings:
         again = {key: options[key] for key in ASKED_AGAIN if key in options}
         return evaluate(BUNDLE, folder, self.given.dataset, split, **again)
 
-    def merged(self, source: str) -> str:
-        """Return the dataset with the synthetic scans of a generator in its training split."""
+    def kinds(self, options: dict[str, Any]) -> dict[str, int]:
+        """Return how many training scans are of which origin."""
+        return Counter(item["origin"]["kind"] for item in load_datalist(self.dataset(options), "training"))
+
+    def dataset(self, options: dict[str, Any]) -> str:
+        """Return what is trained on: the dataset, or that with the scans of a generator in its training split."""
+        source = options.get("source")
+        if not source:
+            return str(self.given.dataset)
         folder = self.folder / "merged" / source
         if not (folder / "dataset.json").is_file():
             compose([self.given.dataset, getattr(self.given, source)], str(folder))
@@ -137,7 +147,11 @@ def main() -> None:
         name: [trainings.evaluate(options, folders[name, seed], "test") for seed in range(given.seeds)]
         for name, options in ways.items()
     }
-    result = compare(outputs, given.dataset, [next(iter(ways))], METRICS[0])
+    result = compare(outputs, given.dataset, [base for base in BASES if base in ways], METRICS[0])
+    for name, scenario in result["scenarios"].items():
+        scenario["training"] = trainings.kinds(ways[name])
+    figure = scenario_forest(result["scenarios"], METRICS[0], result["comparisons"])
+    save_figure(figure, Path(given.output).with_suffix(".png"))
     settings = {**trainings.budget, "seeds": given.seeds, "learning_rates": trainings.rates}
     write_json(given.output, {**result, "settings": settings, "machine": machine(), "versions": versions()})
     show(result, METRICS)
