@@ -20,7 +20,7 @@ from scintikit.errors import PackageError
 from scintikit.files import file_sha256
 from scintikit.packing.archive import check_name
 from scintikit.packing.lint import lint_config, lint_logging
-from scintikit.packing.manifest import NAME, is_output
+from scintikit.packing.manifest import DESCRIBED, NAME, is_output
 
 #: Of a folder, what the model zoo asks for.
 REQUIRED = (
@@ -94,10 +94,17 @@ def check_schema(folder: Path) -> str:
 
 
 def check_version(folder: Path) -> str:
-    """The changelog tells what is new in this version."""
+    """The changelog tells what is new in this version, and a package's manifest says the same as the metadata."""
     metadata = metadata_of(folder)
     if metadata["version"] not in metadata.get("changelog", {}):
         raise PackageError(f"version {metadata['version']} is not in the changelog of metadata.json")
+    if (folder / NAME).is_file():  # not yet in a bundle that is being packed
+        manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        for key in DESCRIBED:
+            if manifest.get(key) != metadata.get(key):
+                raise PackageError(
+                    f"{NAME} and metadata.json differ in {key}: {manifest.get(key)} and {metadata.get(key)}"
+                )
     return str(metadata["version"])
 
 

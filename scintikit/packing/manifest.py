@@ -11,6 +11,8 @@ from scintikit.files import file_sha256, write_json
 from scintikit.packing.archive import check_name
 
 NAME = "manifest.json"
+#: What it says of the bundle as a whole, as the metadata does.
+DESCRIBED = ("name", "version", "changelog")
 #: What running a bundle in its own folder leaves there.
 OUTPUTS = ("predictions", "generated", "eval", "runs")
 
@@ -21,9 +23,7 @@ def write_manifest(folder: Path, metadata: dict[str, Any]) -> None:
     write_json(
         folder / NAME,
         {
-            "name": metadata["name"],
-            "version": metadata["version"],
-            "changelog": metadata["changelog"],
+            **{key: metadata[key] for key in DESCRIBED},
             "notice": "Research use only; not a medical device.",
             "files": {
                 path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size}

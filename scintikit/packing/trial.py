@@ -194,7 +194,9 @@ def main(folder: Path, results: Path) -> None:
                 found[name] = {"passed": None, "detail": str(error)}
             except Exception as error:
                 found[name] = {"passed": False, "detail": f"{type(error).__name__}: {error}".strip()[:800]}
-            results.write_text(json.dumps(found), encoding="utf-8")
+            whole = results.with_suffix(".part")  # this process can be ended at any moment
+            whole.write_text(json.dumps(found), encoding="utf-8")
+            whole.replace(results)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,9 @@ from scintikit.packing.archive import unpack_zip
 from scintikit.packing.checks import STATIC, metadata_of, pins
 from scintikit.packing.manifest import check_hashes
 
+#: A trial takes a minute on two cores.
+TIME_LIMIT_S = 1800.0
+
 
 @dataclass(frozen=True)
 class Result:
@@ -32,7 +35,11 @@ class Result:
 
 
 def verify_bundle(
-    bundle: str | Path, install: bool = False, run: bool = True, sha256: str | None = None
+    bundle: str | Path,
+    install: bool = False,
+    run: bool = True,
+    sha256: str | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
 ) -> list[Result]:
     """Check a packed bundle, as the model zoo does and further.
 
@@ -49,6 +56,8 @@ def verify_bundle(
         Run it at all.
     sha256
         What the author says the zip's SHA-256 is. Without it, hashes tell that the bundle is whole, not whose it is.
+    time_limit_s
+        A bundle that has not done its trial after so many seconds has failed it.
 
     Returns
     -------
@@ -60,7 +69,7 @@ def verify_bundle(
         if folder is not None:
             results += _statically(folder)
             sound = passed(results)
-            results += _at_work(folder, install) if run and sound else []
+            results += _at_work(folder, install, time_limit_s) if run and sound else []
     done = {result.name for result in results}
     why = "not asked for" if passed(results) else "an earlier check failed"
     return results + [Result(name, None, why) for name in _names(install) if name not in done]
@@ -121,7 +130,7 @@ def _statically(folder: Path) -> Iterator[Result]:
             yield Result(name, False, f"cannot be checked, something is damaged: {type(error).__name__}: {error}"[:500])
 
 
-def _at_work(folder: Path, install: bool) -> list[Result]:
+def _at_work(folder: Path, install: bool, time_limit_s: float) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="scintikit_environment_") as scratch:
         python = sys.executable
         results = []
@@ -135,13 +144,15 @@ def _at_work(folder: Path, install: bool) -> list[Result]:
         environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONPYCACHEPREFIX": str(Path(scratch) / "cache")}
         environment.pop("PYTHONOPTIMIZE", None)  # it would leave out what the trial asserts
         command = [python, trial.__file__, str(folder), str(file)]
-        done = subprocess.run(
-            command, env=environment, cwd=scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+        try:
+            done = subprocess.run(command, env=environment, cwd=scratch, timeout=time_limit_s, **options)
+            why = f"the process ended with {done.returncode}: {done.stderr[-500:]}"
+        except subprocess.TimeoutExpired:
+            why = f"not done after {time_limit_s:g} s; --time_limit_s waits longer"
         found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for name in trial.CHECKS:
-        crashed = {"passed": False, "detail": f"the process ended with {done.returncode}: {done.stderr[-500:]}"}
-        results.append(Result(name, **found.get(name, crashed)))
+        results.append(Result(name, **found.get(name, {"passed": False, "detail": why})))
     return results
 
 

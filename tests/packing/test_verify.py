@@ -236,6 +236,24 @@ def _card(folder: Path, old: str, new: str) -> bytes:
     return text.replace(old, new, 1).encode()
 
 
+@pytest.mark.parametrize("key", ["name", "version", "changelog"])
+def test_a_manifest_that_tells_of_another_bundle_is_refused(key: str, folder: Path) -> None:
+    path = folder / "manifest.json"
+    other = json.loads(path.read_text()) | {key: "another"}
+    path.unlink()  # a link
+    path.write_text(json.dumps(other))
+    assert _failure(verify_bundle(folder, run=False)).startswith(
+        f"version in changelog: manifest.json and metadata.json differ in {key}: another"
+    )
+
+
+def test_a_trial_without_an_end_is_given_up(folder: Path) -> None:
+    found = {result.name: result for result in verify_bundle(folder, time_limit_s=0.01)}
+    for name in trial.CHECKS:
+        assert found[name].passed is False
+        assert found[name].detail.startswith("not done after 0.01 s")
+
+
 def test_a_card_must_say_its_limits_and_stay_in_the_bundle(folder: Path, put: Put) -> None:
     put("docs/README.md", _card(folder, "esearch use only", "se it as you like"))
     assert "must say 'research use only'" in _failure(verify_bundle(folder, run=False))
