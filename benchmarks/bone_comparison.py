@@ -65,7 +65,10 @@ class Trainings:
         steps = max(1, len(load_datalist(given.dataset, "training")) // BATCH)
         self.budget = {"max_epochs": given.epochs, "epoch_length": steps, "batch_size": BATCH, "val_interval": 2}
         self.rates: dict[str, float] = {}
-        claim(self.folder, {**self.budget, "dataset": load_dataset(given.dataset).sha256})
+        datasets = {name: getattr(given, name) for name in ("dataset", "gan", "fm")}
+        claim(
+            self.folder, {**self.budget, **{name: load_dataset(path).sha256 for name, path in datasets.items() if path}}
+        )
 
     def run(self, name: str, options: dict[str, Any], seed: int) -> Path:
         """Train one and return its folder."""

@@ -28,7 +28,7 @@ from scintikit.metrics.memorisation import (
 )
 from scintikit.reporting.audit import MEASURES, PAIRS, audit_report
 from tools.fidelity import _class_names, _dataset_json, _method_json, _real_items
-from tools.pictures import classifier, load_pictures, pick_extractor
+from tools.pictures import OWN_MODEL, classifier, load_pictures, pick_extractor
 
 QUANTILE = 0.999
 FEW = 100  # held-out pictures
@@ -65,7 +65,7 @@ def audit(
     bundle : str
         Classification bundle whose preprocessing and trained classifier are used.
     ckpt_dir : str, optional
-        Folder with the classifier's model.pt and calibration.pt; default the bundle's own.
+        Folder with the classifier's model.pt and calibration.pt; default, for auto and classifier, the bundle's own.
     quantile : float
         Share of pictures of other patients that are to pass, from 0.9 up.
     drop : bool
@@ -84,7 +84,7 @@ def audit(
         "held-out": _held_out_items(datasets["real"]),
         "synthetic": _generated_items(datasets["synthetic"]),
     }
-    source = classifier(bundle, ckpt_dir, **options)
+    source = classifier(bundle, ckpt_dir, extractor in OWN_MODEL, **options)
     embed = pick_extractor(extractor, source)
     pictures = {
         side: load_pictures(found, source.preprocessing, label=f"reading {side}") for side, found in items.items()

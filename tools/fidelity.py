@@ -22,7 +22,7 @@ from scintikit.metrics.features import Extractor
 from scintikit.metrics.fidelity import BLOCKS, LEVEL, NEIGHBOURS, REPEATS
 from scintikit.metrics.spectrum import frequencies
 from scintikit.reporting.fidelity import EXAMPLES, SCORES, fidelity_report, score_text
-from tools.pictures import classifier, load_pictures, pick_extractor
+from tools.pictures import OWN_MODEL, classifier, load_pictures, pick_extractor
 from tools.run import find_bundle
 
 BOOTSTRAP = 1000
@@ -60,7 +60,7 @@ def fidelity(
     bundle : str
         Classification bundle whose preprocessing and trained classifier are used.
     ckpt_dir : str, optional
-        Folder with the classifier's model.pt and calibration.pt; default the bundle's own.
+        Folder with the classifier's model.pt and calibration.pt; default, for auto and classifier, the bundle's own.
     output : str, optional
         Folder for fidelity.json, fidelity.html and figures, or a file FILE.json, with the page beside it.
     per_class_limit : int, optional
@@ -79,7 +79,7 @@ def fidelity(
     }
     rng = np.random.default_rng(seed)
     items = {side: _limited(found, per_class_limit, rng) for side, found in items.items()}
-    source = classifier(bundle, ckpt_dir, **options)
+    source = classifier(bundle, ckpt_dir, extractor in OWN_MODEL, **options)
     embed = pick_extractor(extractor, source)
 
     patients = {item["id"]: item["patient"] for part in SPLITS for item in _datalist(datasets["real"], part)}

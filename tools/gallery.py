@@ -54,7 +54,7 @@ def gallery(
         raise ConfigError(f"--per_class is {per_class!r}; give a whole number of at least 1")
     datasets = [_dataset(column, number) for number, column in enumerate(columns)]
     classes = _class_names([(name, dataset) for name, dataset in datasets if dataset is not None])
-    preprocessing = classifier(bundle, **options).preprocessing
+    preprocessing = classifier(bundle, own_model=False, **options).preprocessing
     drawn = []
     for number, (name, dataset) in enumerate(datasets):
         # Copies are shown beside other pictures than those that they are copies of.

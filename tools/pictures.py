@@ -28,6 +28,9 @@ from scintikit.metrics.features import (
 )
 from tools.run import find_bundle
 
+#: Extractors that take the bundle's own model, if there is one.
+OWN_MODEL = ("auto", "classifier")
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -54,7 +57,9 @@ class Classifier:
     model_sha256: str | None
 
 
-def classifier(bundle: str = "thyroid_cls", ckpt_dir: str | os.PathLike[str] | None = None, **items: Any) -> Classifier:
+def classifier(
+    bundle: str = "thyroid_cls", ckpt_dir: str | os.PathLike[str] | None = None, own_model: bool = True, **items: Any
+) -> Classifier:
     """Read a classification bundle's `inference.json` and, where it was trained, its weights.
 
     Parameters
@@ -63,6 +68,8 @@ def classifier(bundle: str = "thyroid_cls", ckpt_dir: str | os.PathLike[str] | N
         Name or folder of the bundle.
     ckpt_dir : path, optional
         Folder with `model.pt` and `calibration.pt`. Default: the bundle's own, which may be untrained.
+    own_model : bool
+        Without `ckpt_dir`: whether to look for a model in the bundle, which decides the settings if it was trained.
     items
         Items of `inference.json` to replace, as `assumed_spacing_mm=2.4`. What the trained model was set up for needs
         none; a bundle's own model that was trained with other settings is left aside.
@@ -77,7 +84,8 @@ def classifier(bundle: str = "thyroid_cls", ckpt_dir: str | os.PathLike[str] | N
     root = find_bundle(bundle)
     enter(root)
     folder = Path(ckpt_dir or root / "models").expanduser().absolute()
-    trained = ckpt_dir is not None or (folder / "calibration.pt").is_file()  # the last file that training writes
+    # calibration.pt is the last file that training writes.
+    trained = ckpt_dir is not None or (own_model and (folder / "calibration.pt").is_file())
     known = load_calibration(str(folder), {})["settings"] if trained else {}
     parser = ConfigParser()
     parser.read_config(str(root / "configs" / "inference.json"))

@@ -17,9 +17,9 @@ from ignite.engine import Events
 from tqdm import tqdm
 
 import scintikit
-from scintikit.data import DatasetWriter, load_dataset
+from scintikit.data import Dataset, DatasetWriter, load_dataset
 from scintikit.engines.calibration import load_weights
-from scintikit.errors import ScintikitError
+from scintikit.errors import DatasetError, ScintikitError
 from scintikit.files import file_sha256
 from scintikit.generation.devices import EvaluatorParts, name_devices, one_thread, run_in_processes
 from scintikit.generation.records import RECORDS, Record, record_path
@@ -91,7 +91,8 @@ class Generation:
         ConfigError
             If there is no trained model, or it does not fit the configuration.
         DatasetError
-            If the folder holds something else, or `dataset_dir` is not the dataset of the model.
+            If the folder holds something else, `dataset_dir` is not the dataset of the model, or its external test
+            has a centre that the model knows.
         ScintikitError
             If pictures are implausible or all alike, a process fails, or files cannot be written.
         """
@@ -111,6 +112,7 @@ class Generation:
     def _begin(self) -> DatasetWriter:
         """Claim the folder; until here nothing was written."""
         source = load_dataset(self.dataset_dir)
+        self._check_external(source)
         return DatasetWriter(
             self.files.folder,
             name=f"{source.name}-{self.kind}",
@@ -131,6 +133,18 @@ class Generation:
             },
             shared=self.missing.shards > 1,
         )
+
+    def _check_external(self, source: Dataset) -> None:
+        """Raise `DatasetError` if the model knows a centre that the dataset keeps apart for its external test."""
+        centres = {split: {item["centre"] for item in items} for split, items in source.splits.items()}
+        external = centres["test"] - centres["training"] - centres["validation"]
+        seen = sorted(external & self.statistics.centres)
+        if seen:
+            raise DatasetError(
+                f"the model in {self.statistics.ckpt_dir} was trained on scintigrams of centre {', '.join(seen)}, "
+                f"which {source.root} keeps for the external test: what learns from its pictures could not be tested "
+                "there. Train the generator on this dataset"
+            )
 
     def _draw(self) -> None:
         """Run the evaluator here or, with several devices, in processes."""

@@ -159,6 +159,11 @@ class TrainingStatistics:
         """Return the field of view of a centre's camera, `(rows, columns)`, 1 inside."""
         return field_of(self.content["fields"], centre, matrix)
 
+    @property
+    def centres(self) -> set[str]:
+        """Where the pictures come from that it was measured on: those of the model's training."""
+        return {centre for centres in self.content["levels"].values() for centre in centres}
+
     def levels(self, label: int | Sequence[int], centre: str) -> list[float]:
         """Return the count levels of a label's training pictures at a centre; empty if there are none."""
         return self.content["levels"].get(label_key(label), {}).get(centre, [])

@@ -220,10 +220,14 @@ def _headline(results: Mapping[str, Any], order: Sequence[str]) -> list[tuple[st
             (
                 f"differ from {base}",
                 str(sum(entry.get(primary, {}).get("survives", False) for entry in comparison.values())),
-                f"of {len(comparison)}, after Holm's correction",
+                f"of {_tested(comparison, primary)} tested, after Holm's correction",
             )
         )
     return entries
+
+
+def _tested(comparison: Mapping[str, Any], metric: str) -> int:
+    return sum(entry.get(metric, {}).get("p_holm") is not None for entry in comparison.values())
 
 
 def _tables(results: Mapping[str, Any], order: Sequence[str]) -> list[Table]:
@@ -256,6 +260,8 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         "Augmented copies of original images do not count as synthetic images.",
         "The same numbers are in scenarios.csv, per_class.csv, per_centre.csv and comparisons.csv beside this page.",
     ]
+    if len(results["environment"]["machines"]) > 1:
+        notes.insert(0, "Trainings ran on several kinds of machines, whose number formats may differ; see Methods.")
     if len(results["study"]["seeds"]) == 1:
         notes.insert(0, "One seed: differences between scenarios cannot be told from differences between trainings.")
     return notes
@@ -265,7 +271,6 @@ def _provenance(results: Mapping[str, Any]) -> dict[str, Any]:
     study = results["study"]
     return {
         "dataset": f"{study['dataset']['name']} {study['dataset']['sha256']}",
-        "test split": study["test"]["sha256"],
         "study file": study["file_sha256"],
         "command": study["command"],
         "seeds": study["seeds"],

@@ -49,6 +49,8 @@ def _training(results: Mapping[str, Any]) -> str:
         f"{'centres' if test['external'] else 'patients'} had no part in training, selection or generation"
         f"{'.' if test['external'] else ', but other patients of their centres had.'}",
     ]
+    if given := study["given_generators"]:
+        sentences.append(f"What {listed(given)} was drawn by had been trained before the study.")
     return " ".join(sentences)
 
 
@@ -91,16 +93,22 @@ def _statistics(results: Mapping[str, Any]) -> str:
 def _means(results: Mapping[str, Any]) -> str:
     study, environment = results["study"], results["environment"]
     versions = listed([f"{name} {version}" for name, version in environment["versions"].items()])
-    machine = "; ".join(f"{key}: {value}" for key, value in environment["machine"].items() if value not in (None, ""))
-    sentences = [f"Software: {versions}.", f"Hardware: {machine}."]
+    sentences = [f"Software: {versions}."]
+    if environment["machines"]:
+        trained = ", or on ".join(_machine(machine) for machine in environment["machines"])
+        sentences.append(f"The classifiers were trained on {trained}.")
     if study["minutes"] is not None:
-        sentences.append(f"The study took {_duration(study['minutes'])}.")
+        sentences.append(f"All pieces of work together took {_duration(study['minutes'])} of computing time.")
     if results["failed"]:
         sentences.append(f"Left out because of an error: {listed([entry['work'] for entry in results['failed']])}.")
     sentences.append(
         f"Command: {study['command']} (profile {study['profile']}; study file sha256 {study['file_sha256'][:12]})."
     )
     return " ".join(sentences)
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    return f"({'; '.join(f'{key}: {value}' for key, value in machine.items() if value not in (None, ''))})"
 
 
 def _duration(minutes: float) -> str:

@@ -14,13 +14,14 @@ import pandas as pd
 
 from scintikit.data import Dataset, item_id, load_dataset
 from scintikit.data.contract import SYNTHETIC_KINDS
-from scintikit.environment import machine, versions
+from scintikit.environment import versions
 from scintikit.errors import ScintikitError
 from scintikit.files import write_json
 from scintikit.metrics.comparison import compare_scenarios
 from scintikit.reporting.study import write_study_report
 from scintikit.study.plan import SAMPLES, Plan
-from scintikit.study.work import Given, Made, Work, WorkFolder, in_order
+from scintikit.study.settings import Study
+from scintikit.study.work import ROOT, Given, Made, Work, WorkFolder, in_order
 
 RESULTS = "results.json"
 REPORT = "report"
@@ -98,8 +99,8 @@ def collect(plan: Plan, root: Path, failed: Mapping[str, str], command: str) -> 
         "study": _study(plan, dataset, command, root),
         **compared,
         "generators": {name: _generator(plan, name, root) for name in {**plan.fidelity, **plan.audits}},
-        "failed": [{"work": work, "error": error} for work, error in failed.items()],
-        "environment": {"machine": machine(), "versions": versions()},
+        "failed": [{"work": work, "error": _placeless(error, plan, root)} for work, error in failed.items()],
+        "environment": {"machines": _machines(plan, root), "versions": versions()},
     }
     write_json(root / RESULTS, results)
     return Collected(results, write_study_report(results, root / REPORT, _pictures(plan, done, compared, root)))
@@ -160,19 +161,46 @@ def _study(plan: Plan, dataset: Dataset, command: str, root: Path) -> dict[str, 
         "simulated": any(item["origin"]["kind"] == "simulated" for item in test),
         "seeds": list(range(study.seeds)),
         "optimiser_steps": study.epochs * study.steps,
+        "given_generators": [name for name in plan.wanted if _was_given(study, name)],
         "test": {
             "items": len(test),
             "patients": len({item["patient"] for item in test}),
             "centres": dict(Counter(item["centre"] for item in test)),
             "external": not _centres(dataset, "test") & _centres(dataset, "training", "validation"),
-            "sha256": dataset.sha256,
         },
         "dataset": {"name": dataset.name, "sha256": dataset.sha256},
         "command": command,
         "file_sha256": study.sha256,
-        # Of all pieces together, whenever and wherever they were done.
+        # Of all pieces added up, whenever and wherever they were done; of one that was stopped, since it went on.
         "minutes": round(sum(done["seconds"] for done in seconds if done is not None) / 60, 1),
     }
+
+
+def _was_given(study: Study, source: str) -> bool:
+    """Tell whether a source's generator was trained before the study."""
+    generator = study.sources[source].get("generator")
+    return generator is not None and bool(study.generators[generator].get("trained"))
+
+
+def _machines(plan: Plan, root: Path) -> list[dict[str, Any]]:
+    """Return the machines that trained the classifiers, each kind once."""
+    found: list[dict[str, Any]] = []
+    for works in plan.trainings.values():
+        for work in works:
+            machine = (WorkFolder(root / work.folder).done or {}).get("machine")
+            if machine is not None and machine not in found:
+                found.append(machine)
+    return found
+
+
+def _placeless(error: str, plan: Plan, root: Path) -> str:
+    """Return an error without where somebody keeps the study, the data and the checkout: the report is shared."""
+    places = {str(root): "STUDY", str(ROOT): "CHECKOUT", str(Path.home()): "~"}
+    if isinstance(plan.original, Given):
+        places = {plan.original.path: "DATASET"} | places
+    for place, name in places.items():
+        error = error.replace(place, name)
+    return error
 
 
 def _generator(plan: Plan, name: str, root: Path) -> dict[str, Any]:

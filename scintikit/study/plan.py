@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from scintikit.data.contract import SYNTHETIC_KINDS
 from scintikit.data.splits import classes_of
 from scintikit.errors import ConfigError, DatasetError, did_you_mean
 from scintikit.files import file_sha256
+from scintikit.metrics.comparison import AVERAGED, AVERAGED_DISEASES
+from scintikit.phantoms.skeleton import BONE_PROFILES
 from scintikit.study.scenarios import ORIGINAL, Scenario, Term
 from scintikit.study.settings import Study
 from scintikit.study.work import ROOT, Argument, Command, Given, Made, Work, code_sha256
@@ -56,6 +59,8 @@ class Plan:
         By the name of the source; none for augmented copies.
     samples
         The page of samples.
+    wanted
+        Scintigrams per class that are needed of each source.
     """
 
     study: Study
@@ -66,6 +71,7 @@ class Plan:
     fidelity: dict[str, Work] = field(default_factory=dict)
     audits: dict[str, Work] = field(default_factory=dict)
     samples: Work | None = None
+    wanted: dict[str, int] = field(default_factory=dict)
 
     @property
     def preparing(self) -> list[Work]:
@@ -92,7 +98,8 @@ def make_plan(study: Study) -> Plan:
     """
     _check_bundles(study)
     planner = _Planner(study)
-    plan = Plan(study, planner.original)
+    _check_metric(study.primary_metric, planner.several)
+    plan = Plan(study, planner.original, wanted=planner.wanted)
     for seed in range(study.seeds):  # all scenarios with the first seed, then the next
         for scenario in study.scenarios:
             plan.trainings.setdefault(scenario.name, []).append(planner.training(scenario, seed))
@@ -121,6 +128,8 @@ class _Planner:
         self.given: dict[str, Given] = {}
         #: What the classifier is told of the classes: those of an own dataset may be others than the bundle's.
         self.classes: dict[str, Any] = {}
+        #: Whether a scintigram can show several diseases.
+        self.several = False
         self.original = self._original()
         self.bundle: str = study.classifier["bundle"]
         terms = [term for scenario in study.scenarios for term in scenario.terms if term.source != ORIGINAL]
@@ -134,8 +143,12 @@ class _Planner:
         if isinstance(dataset, str):
             own = load_dataset(dataset)
             _check_original(own)
+            self.several = own.multi_label
+            if own.multi_label:
+                _check_diseases(own)
             self.classes = {"class_names": list(own.labels.values())}
             return Given(str(Path(dataset).expanduser().resolve()), own.sha256)
+        self.several = dataset.get("profile") in BONE_PROFILES
         arguments: tuple[Argument, ...] = ("simulate", *_options(dataset), "--output", Made(path=DATA))
         name = f"{dataset['profile']}, seed {dataset.get('seed', 0)}"
         return Made(self._once("simulate", name, Command(arguments, (*_PHANTOMS, "tools/simulate.py"))), DATA)
@@ -161,7 +174,8 @@ class _Planner:
         options = {"per_class": self.wanted[name], **generator.get("options", {}), **source.get("options", {})}
         arguments = (
             *("run", bundle, source.get("task", "generating"), *_overlay(generator)),
-            *("--dataset_dir", self.original, "--ckpt_dir", self._trained(source["generator"]), *_options(options)),
+            *("--dataset_dir", self.original, "--ckpt_dir", self._trained(source["generator"])),
+            *self._options(options),
         )
         code = (*_GENERATING, f"bundles/{bundle}/configs", f"bundles/{bundle}/scripts")
         # All shards fill one folder, which is a piece of its own with nothing to do.
@@ -188,7 +202,7 @@ class _Planner:
             arguments = (
                 *("run", bundle, step.get("task", "training"), *_overlay(generator, step)),
                 *("--dataset_dir", self.original, "--ckpt_dir", Made(path=MODELS), "--log_dir", Made(path="runs")),
-                *_options(options),
+                *self._options(options),
             )
             checkpoint = f"{MODELS}/{step.get('checkpoint', 'last.pt')}"
             commands.append(Command(arguments, code, ("--resume", "True"), checkpoint))
@@ -196,15 +210,27 @@ class _Planner:
 
     def _given_model(self, path: str) -> Given:
         folder = Path(path).expanduser().resolve()
-        if str(folder) not in self.given:
-            files = sorted(file for file in folder.rglob("*") if file.is_file())
-            if not any(file.suffix in WEIGHTS for file in files):
-                raise ConfigError(f"there is no trained generator in {folder}; train it or leave `trained` out")
+        if not any(file.suffix in WEIGHTS for file in folder.rglob("*")):
+            raise ConfigError(f"there is no trained generator in {folder}; train it or leave `trained` out")
+        return self._given(folder)
+
+    def _given(self, place: Path) -> Given:
+        """Return a file or folder from outside, by its content."""
+        if str(place) not in self.given:
+            files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
             digest = hashlib.sha256()
             for file in files:
-                digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file_sha256(file).encode())
-            self.given[str(folder)] = Given(str(folder), digest.hexdigest())
-        return self.given[str(folder)]
+                digest.update(file.relative_to(place).as_posix().encode() + b"\0" + file_sha256(file).encode())
+            self.given[str(place)] = Given(str(place), digest.hexdigest())
+        return self.given[str(place)]
+
+    def _options(self, options: Mapping[str, Any]) -> tuple[Argument, ...]:
+        """Return options as `_options` does, those that name a file or folder, such as weights, by its content."""
+        words: list[Argument] = list(_options(options))
+        for place, word in enumerate(words):
+            if os.sep in str(word) and (path := (ROOT / str(word)).resolve()).exists():
+                words[place] = self._given(path)
+        return tuple(words)
 
     def _term(self, term: Term) -> Given | Made:
         if term.source == ORIGINAL:
@@ -248,7 +274,8 @@ class _Planner:
             }
             arguments = (
                 *("run", self.bundle, "training", "--dataset_dir", self.training_set(stage)),
-                *("--ckpt_dir", Made(path=models), "--log_dir", Made(path=f"runs{number}"), *start, *_options(options)),
+                *("--ckpt_dir", Made(path=models), "--log_dir", Made(path=f"runs{number}"), *start),
+                *self._options(options),
             )
             commands.append(
                 Command(arguments, self._classifier_code(_TRAINING), ("--resume", "True"), f"{models}/last.pt")
@@ -262,7 +289,7 @@ class _Planner:
         arguments = (
             *("run", self.bundle, "evaluating", "--dataset_dir", self.original),
             *("--ckpt_dir", Made(self.training(scenario, seed), MODELS), "--output_dir", Made(path="test")),
-            *_options(options),
+            *self._options(options),
         )
         return self._once(
             "test", f"{scenario.name}, seed {seed}", Command(arguments, self._classifier_code(_TESTING)), gpu=True
@@ -298,8 +325,7 @@ class _Planner:
         return ("--bundle", self.bundle, *_options({name: given[name] for name in config["settings"] if name in given}))
 
     def _pictures(self) -> tuple[str, ...]:
-        # `tools.pictures` takes the settings of the bundle's own model, if somebody has trained it.
-        return f"bundles/{self.bundle}/configs", f"bundles/{self.bundle}/models/calibration.pt"
+        return (f"bundles/{self.bundle}/configs",)
 
     def _classifier_code(self, parts: tuple[str, ...]) -> tuple[str, ...]:
         return (*parts, f"bundles/{self.bundle}/configs", f"bundles/{self.bundle}/scripts")
@@ -323,6 +349,25 @@ def _check_bundles(study: Study) -> None:
         if bundle not in known:
             raise ConfigError(
                 f"{place}: there is no bundle {bundle!r}{did_you_mean(bundle, known)}; known are {', '.join(known)}"
+            )
+
+
+def _check_metric(name: str, several: bool) -> None:
+    """Make sure that the dataset's tests have the primary metric: the last test would be late to find out."""
+    known = AVERAGED_DISEASES if several else AVERAGED
+    if name not in known:
+        of = "several diseases at once" if several else "one class each"
+        raise ConfigError(f"primary_metric {name!r} is not measured on scintigrams of {of}; take {', '.join(known)}")
+
+
+def _check_diseases(dataset: Dataset) -> None:
+    """Make sure that every disease can be told from its absence in the test, else no average over them exists."""
+    labels = [item["label"] for item in dataset.splits["test"]]
+    for number, name in dataset.labels.items():
+        if len({label[number] for label in labels}) < 2:
+            raise DatasetError(
+                f"{dataset.root}: the test has no items both with and without {name!r}, so it has no average over the "
+                "diseases; give it centres with both, or leave the disease out"
             )
 
 

@@ -12,13 +12,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from scintikit.environment import versions
+from scintikit.environment import machine, versions
 from scintikit.errors import ScintikitError
 from scintikit.files import write_json
 
@@ -26,6 +27,8 @@ from scintikit.files import write_json
 ROOT = Path(__file__).resolve().parents[2]
 CODE_SUFFIXES = (".py", ".json", ".csv")
 LINES_OF_ERROR = 12
+#: What extras bring, and what draws or measures beneath the libraries that every report names.
+FURTHER_PACKAGES = ("diffusers", "transformers", "scikit-learn", "scipy", "pillow")
 #: How a command ends that was asked to stop; it will go on the next time.
 STOPPED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT)
 
@@ -150,12 +153,20 @@ def _symbol(argument: Argument) -> Any:
 
 @lru_cache
 def _libraries() -> dict[str, str]:
-    return {name: version for name, version in versions().items() if name != "scintikit"}  # its code is hashed
+    found = {name: number for name, number in versions().items() if name != "scintikit"}  # its code is hashed
+    for name in FURTHER_PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 @lru_cache
 def code_sha256(path: str) -> str:
-    """Return the hash of a file of the checkout, or of all source files below a folder."""
+    """Return the hash of a file of the checkout, or of all source files below a folder, when it was first asked for."""
+    return _code_sha256(path)
+
+
+def _code_sha256(path: str) -> str:
     whole = ROOT / path
     files = sorted(file for file in whole.rglob("*") if file.suffix in CODE_SUFFIXES) if whole.is_dir() else [whole]
     digest = hashlib.sha256()
@@ -176,7 +187,7 @@ class WorkFolder:
 
     @property
     def done(self) -> dict[str, Any] | None:
-        """How it went: `seconds`; None if it is not done."""
+        """How it went: `seconds` since it last began, and the `machine`; None if it is not done."""
         return _read(self.path / "done.json")
 
     @property
@@ -213,6 +224,7 @@ class WorkFolder:
                 "arguments": [*c.program, *map(text, c.arguments)],
                 "again": list(c.again),
                 "checkpoint": c.checkpoint,
+                "code": {path: code_sha256(path) for path in c.code},
             }
             for c in work.commands
         ]
@@ -231,7 +243,8 @@ class WorkFolder:
         Raises
         ------
         ScintikitError
-            If a command failed; the message has the end of its log.
+            If a command failed; the message has the end of its log. If the code is not, or while the command ran did
+            not stay, that which the folder is named by.
         """
         with self._lock() as lock:
             if self.done is not None:
@@ -240,12 +253,15 @@ class WorkFolder:
             start = time.monotonic()
             for command in json.loads((self.path / "work.json").read_text(encoding="utf-8"))["commands"]:
                 self._call(command, lock, _environment(threads, gpu))
-            write_json(self.path / "done.json", {"seconds": round(time.monotonic() - start, 1)})
+            seconds = round(time.monotonic() - start, 1)
+            used = machine() | ({} if threads is None else {"threads": threads})
+            write_json(self.path / "done.json", {"seconds": seconds, "machine": used})
 
     def _call(self, command: dict[str, Any], lock: int, environment: dict[str, str]) -> None:
         arguments = [sys.executable, *command["arguments"]]
         if command["checkpoint"] and (self.path / command["checkpoint"]).exists():
             arguments += command["again"]
+        self._check_code(command["code"])
         with self.log.open("ab") as log:
             # The command inherits the lock: if this process is killed, nobody starts the same work beside it.
             result = subprocess.run(
@@ -255,9 +271,23 @@ class WorkFolder:
             raise ScintikitError("stopped")
         if result.returncode:
             killed = "; killed, perhaps because the memory was full" if result.returncode == -signal.SIGKILL else ""
-            error = f"{self._end_of_log()}\n(exit code {result.returncode}{killed}; all of it: {self.log})"
-            write_json(self.path / "failed.json", {"error": error})
-            raise ScintikitError(error)
+            # Without the place of the study: the report quotes it.
+            place = f"{self.path.name}/{self.log.name}"
+            self._fail(f"{self._end_of_log()}\n(exit code {result.returncode}{killed}; all of it: {place})")
+        self._check_code(command["code"])
+
+    def _check_code(self, expected: dict[str, str]) -> None:
+        """Make sure that what is made here is made by the code that the folder is named by."""
+        changed = [path for path, sha256 in expected.items() if _code_sha256(path) != sha256]
+        if changed:
+            self._fail(
+                f"{', '.join(changed)} changed after the study began; start the study again, which keeps what the "
+                "change does not touch, or put the code back"
+            )
+
+    def _fail(self, error: str) -> NoReturn:
+        write_json(self.path / "failed.json", {"error": error})
+        raise ScintikitError(error)
 
     @contextmanager
     def _lock(self) -> Iterator[int]:

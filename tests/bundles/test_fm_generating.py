@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,6 +233,18 @@ def test_killed_run_goes_on_to_the_same_bytes(
         os.killpg(process.pid, signal.SIGKILL)
     assert not (tmp_path / "D" / "dataset.json").exists()
     assert _files(generate(tmp_path / "D", per_class=20)) == _files(generate(tmp_path / "E", per_class=20))
+
+
+def test_a_model_that_knows_a_centre_of_the_external_test_is_refused(
+    generate: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    levels = _content(folder)["levels"]
+    next(iter(levels.values()))["F"] = [50.0]
+    _change(folder, levels=levels)
+    with pytest.raises(DatasetError, match=r"trained on scintigrams of centre F, which .* keeps for the external test"):
+        generate(tmp_path / "D", ckpt_dir=str(folder))
+    assert not (tmp_path / "D").exists()
 
 
 def test_broken_process_ends_the_others_and_says_why(

@@ -199,7 +199,10 @@ def test_missing_runs_leave_the_seeds_that_both_sides_have():
     base = whole["scenarios"]["O"]["per_seed"]["macro_f1"]
     assert entry["seeds"] == 2
     assert entry["difference"]["value"] == pytest.approx((full[0] - base[0] + full[2] - base[2]) / 2)
-    assert not result["comparisons"]["O"]["FM"]["macro_f1"]["survives"]
+    alone = result["comparisons"]["O"]["FM"]["macro_f1"]  # one seed: no test, and none that others are corrected for
+    assert (alone["p_holm"], alone["survives"]) == (None, False)
+    assert alone["p"] is not None
+    assert entry["p_holm"] == entry["p"]
     assert any(sentence.startswith("O+FM has no run of seed 1:") for sentence in result["sentences"])
     assert "1 more was not tested: fewer than two paired seeds" in result["sentences"][1]
 

@@ -40,10 +40,10 @@ def study_results(
         "study": {
             "name": "thyroid augmentation", "profile": "paper", "classifier": "thyroid_cls",
             "class_names": list(classes), "several_diseases": False, "simulated": True, "seeds": list(range(seeds)),
-            "optimiser_steps": 819, "command": "python -m tools study bundles/thyroid_cls/study.yaml --profile paper",
+            "optimiser_steps": 819, "given_generators": [],
+            "command": "python -m tools study bundles/thyroid_cls/study.yaml --profile paper",
             "test": {
                 "items": 399, "patients": 399, "centres": {"F": 170, "H": 102, "I": 127}, "external": True,
-                "sha256": "ab" * 32,
             },
             "dataset": {"name": "paper", "sha256": "cd" * 32}, "minutes": 754.2, "file_sha256": "ef" * 32,
         },
@@ -64,7 +64,7 @@ def study_results(
         "statistics": {"level": 0.95, "resamples": 2000, "seed": 0, "seeds": list(range(seeds))},
         "failed": [],
         "environment": {
-            "machine": {"processor": "A processor, 16 cores", "gpu": "A GPU", "system": "Linux x86_64"},
+            "machines": [{"processor": "A processor, 16 cores", "gpu": "A GPU", "system": "Linux x86_64"}],
             "versions": {"scintikit": "0.1.0", "monai": "1.5.0", "torch": "2.7.0"},
         },
     }  # fmt: skip

@@ -51,17 +51,34 @@ def test_several_diseases_and_a_missing_seed(plan: Plan, tiny_bone_dataset: str,
     dataset = load_dataset(tiny_bone_dataset)
     for seed in (0, 2):
         finish(tmp_path / plan.tests["O"][seed].folder, dataset, seed)
-    found = collect(plan, tmp_path, {"train O, seed 1": "error: out of memory"}, "python -m tools study")
+    error = f"error: out of memory in {tiny_bone_dataset}, see {tmp_path}/train/log.txt"
+    found = collect(plan, tmp_path, {"train O, seed 1": error}, "python -m tools study")
     scenario = found.results["scenarios"]["O"]
     assert scenario["scores"]["macro_auc"]["value"] == 1.0
     assert scenario["scores"]["exact_match"]["value"] == 1.0
     assert scenario["per_seed"]["macro_auc"] == [1.0, 1.0]
     assert found.results["statistics"]["seeds"] == [0, 2]
-    assert found.results["failed"] == [{"work": "train O, seed 1", "error": "error: out of memory"}]
+    told = "error: out of memory in DATASET, see STUDY/train/log.txt"
+    assert found.results["failed"] == [{"work": "train O, seed 1", "error": told}]
     assert found.results["study"]["several_diseases"]
     assert found.results["study"]["test"]["external"]
     assert json.loads((tmp_path / "results.json").read_text()) == found.results
-    assert "out of memory" in found.report.read_text()
+    assert told in found.report.read_text()
+    assert str(tmp_path) not in found.report.read_text()
+
+
+def test_the_machines_of_the_trainings_are_told(plan: Plan, tiny_bone_dataset: str, tmp_path: Path) -> None:
+    for seed, gpu in enumerate(("A", "B", "A")):
+        finish(tmp_path / plan.tests["O"][seed].folder, load_dataset(tiny_bone_dataset), seed)
+        training = tmp_path / plan.trainings["O"][seed].folder
+        training.mkdir()
+        (training / "done.json").write_text(json.dumps({"seconds": 60.0, "machine": {"gpu": gpu}}))
+    found = collect(plan, tmp_path, {}, "python -m tools study")
+    assert found.results["environment"]["machines"] == [{"gpu": "A"}, {"gpu": "B"}]
+    page = found.report.read_text()
+    assert "trained on (gpu: A), or on (gpu: B)" in page
+    assert "several kinds of machines" in page
+    assert "took 3 minutes of computing time" in page
 
 
 def test_predictions_of_other_items_are_refused(plan: Plan, tiny_bone_dataset: str, tmp_path: Path) -> None:

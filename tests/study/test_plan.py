@@ -152,6 +152,28 @@ def test_own_datasets_and_trained_generators_count_by_their_content(
     assert further.tests["O+FM"][0].key != other.tests["O+FM"][0].key
 
 
+def test_weights_that_an_option_names_count_by_their_content(write: Any, tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").write_bytes(b"weights")
+
+    def keys(name: str) -> list[str]:
+        training = [{"options": {"load_pretrained": str(tmp_path / name)}}]
+        planned = make_plan(load_study(write(generators={"fm": {"bundle": "fm_generator", "training": training}})))
+        return [work.key for work in planned.testing]
+
+    before = keys("weights.pt")
+    (tmp_path / "weights.pt").rename(tmp_path / "moved.pt")
+    assert keys("moved.pt") == before
+    (tmp_path / "moved.pt").write_bytes(b"others")
+    assert keys("moved.pt") != before
+
+
+def test_the_bundle_s_own_model_decides_nothing(plan: Plan) -> None:
+    for work in (plan.fidelity["FM"], plan.audits["FM"]):
+        assert option(list(work.commands[0].arguments), "extractor") == "random"
+    for work in in_order([*plan.preparing, *plan.testing]):
+        assert not [path for command in work.commands for path in command.code if "/models" in path]
+
+
 def test_shards_fill_one_folder(write: Any) -> None:
     plan = make_plan(load_study(write(shards=3)))
     parts = [work for work in in_order(plan.preparing) if work.kind == "generate"]
@@ -191,6 +213,32 @@ def test_shards_fill_one_folder(write: Any) -> None:
 def test_what_is_wrong_with_a_file_is_named(write: Any, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_study(write(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"primary_metric": "exact_match"},
+            "'exact_match' is not measured on scintigrams of one class each; take macro",
+        ),
+        ({"dataset": {"profile": "bone_demo"}, "primary_metric": "mcc"}, "'mcc' is not measured.*several diseases"),
+    ],
+)
+def test_a_metric_that_the_tests_will_not_have_is_told_before_anything_begins(
+    write: Any, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_plan(load_study(write(**changes)))
+
+
+def test_a_test_without_a_disease_is_refused(write: Any, tiny_bone_dataset: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_bone_dataset, tmp_path / "own"))
+    content = json.loads((folder / "dataset.json").read_text())
+    content["test"] = [item for item in content["test"] if not item["label"][1]]
+    (folder / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match="no items both with and without 'arthritis'"):
+        make_plan(load_study(write(dataset=str(folder), primary_metric="macro_auc")))
 
 
 def test_a_missing_file_or_profile_is_named(write: Any, tmp_path: Path) -> None:

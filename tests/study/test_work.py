@@ -36,6 +36,7 @@ def test_work_is_done_once(tmp_path: Path) -> None:
     folder.execute()
     assert not numbers.exists()
     assert folder.done is not None
+    assert folder.done["machine"]["processor"]
     assert folder.failed is None
 
 
@@ -74,6 +75,27 @@ def test_the_key_depends_on_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyP
     module.code_sha256.cache_clear()
 
 
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_code_that_changed_since_the_folder_was_named_makes_nothing(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "part.py"
+    source.write_text("x = 1\n")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    module.code_sha256.cache_clear()
+    script = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch(); pathlib.Path('part.py').write_text('x = 2\\n')"
+    work = Work("change", "c", (Command((Made(path="made"),), ("part.py",), program=("-c", script)),))
+    folder = folder_of(work, tmp_path / "study")
+    if when == "before":
+        source.write_text("x = 3\n")
+    with pytest.raises(ScintikitError, match=r"part.py changed after the study began; start the study again"):
+        folder.execute()
+    module.code_sha256.cache_clear()
+    assert (folder.path / "made").exists() == (when == "meanwhile")
+    assert folder.done is None
+    assert "part.py changed" in (folder.failed or "")
+
+
 def test_a_failure_is_told_and_tried_again(tmp_path: Path) -> None:
     script = "import sys, pathlib; pathlib.Path(sys.argv[1]).exists() or sys.exit('error: no such thing')"
     work = Work("fail", "f", (Command((Made(path="thing"),), (), program=("-c", script)),))
@@ -82,6 +104,7 @@ def test_a_failure_is_told_and_tried_again(tmp_path: Path) -> None:
         folder.execute()
     assert "error: no such thing" in (folder.failed or "")
     assert "exit code 1" in (folder.failed or "")
+    assert str(tmp_path) not in (folder.failed or "")
     assert folder.done is None
     (folder.path / "thing").touch()
     folder.execute()

@@ -99,6 +99,15 @@ def test_a_bundle_s_own_model_of_other_settings_is_left_aside(
         classifier(ckpt_dir=tiny_model, image_size=[64, 64])
 
 
+def test_a_bundle_s_own_model_need_not_be_looked_at(untrained_bundle: Path, tiny_model: Path) -> None:
+    shutil.copytree(tiny_model, untrained_bundle / "models", dirs_exist_ok=True)
+    (untrained_bundle / "models" / "calibration.pt").write_bytes(b"being written")
+    source = classifier(str(untrained_bundle), own_model=False)
+    assert source.network is None
+    assert source.settings["spacing_mm"] == 2.0
+    assert classifier(str(untrained_bundle), tiny_model, own_model=False).network is not None
+
+
 def test_an_unknown_option_is_refused(untrained_bundle: Path) -> None:
     with pytest.raises(ConfigError, match=r"no option --spacing_m.*spacing_mm.*inference\.json"):
         classifier(str(untrained_bundle), spacing_m=2.0)
