@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,14 @@ class Checkpoints:
         Continue from `last.pt`. Without it, training starts anew and replaces both files.
     average
         A moving average of the weights, if the training keeps one: then `model.pt` holds the average.
+    further
+        What else learns, by name: an adversary and its optimizer, for instance. Saved in `last.pt` alone.
 
     Raises
     ------
     ConfigError
-        On start, if `resume` is asked for and there is no `last.pt`, or if it belongs to another network or had another
-        number of batches an epoch.
+        On start, if `resume` is asked for and there is no `last.pt`, or if it belongs to another network, lacks
+        something of `further`, or had another number of batches an epoch.
     ScintikitError
         If the key metric is not a number, for instance because validation lacks a class.
     """
@@ -60,6 +63,7 @@ class Checkpoints:
         patience: int = 0,
         resume: bool = False,
         average: EMAHandler | None = None,
+        further: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.network = getattr(network, "module", network)  # a DistributedDataParallel wraps the network
@@ -69,6 +73,7 @@ class Checkpoints:
         self.patience = patience
         self.resume = resume
         self.average = None if average is None else average.ema_model
+        self.further = further or {}
         self.best_metric: float | None = None
         self.best_epoch = 0
 
@@ -86,12 +91,19 @@ class Checkpoints:
         if not path.is_file():
             raise ConfigError(f"resume: there is no {path}; train without --resume first")
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if absent := sorted(self.further.keys() - state.get("further", {}).keys()):
+            raise ConfigError(
+                f"resume: {path} lacks {', '.join(absent)}, without which the training would not go on as it began: "
+                "an older version or another configuration wrote it; train without --resume"
+            )
         try:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["lr_scheduler"] | self._schedule())
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
+            for name, part in self.further.items():
+                part.load_state_dict(state["further"][name])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"resume: {path} does not belong to this configuration: {error}") from error
         if state["iteration"] != state["epoch"] * engine.state.epoch_length:
@@ -143,6 +155,7 @@ class Checkpoints:
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
+            "further": {name: part.state_dict() for name, part in self.further.items()},
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
             "best_metric": self.best_metric,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from scintikit.errors import ConfigError
 
 FIRST, LAST = "<|startoftext|>", "<|endoftext|>"
 
@@ -21,6 +24,30 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> AbstractContextManager[None]:
+    """A training in this context dies when its first epoch is saved."""
+    from scintikit.engines import Checkpoints
+
+    class Killed(Exception):
+        pass
+
+    keep = Checkpoints._keep
+
+    def keep_and_die(self: Checkpoints, engine: Any) -> None:
+        keep(self, engine)
+        raise Killed
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "_keep", keep_and_die)
+            with pytest.raises(ConfigError, match="Killed"):
+                yield
+
+    return context()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -131,28 +132,14 @@ def test_best_model_is_the_one_of_lowest_validation_loss(train_flow: Callable[..
 
 
 def test_resumed_training_ends_with_the_same_bits(
-    train_flow: Callable[..., None], tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train_flow: Callable[..., None], killed: AbstractContextManager[None], tmp_path: Path
 ) -> None:
     train_flow(max_epochs=3, preview_interval=99)
     whole = {name: torch.load(tmp_path / name, weights_only=True) for name in ("model.pt", "last.pt")}
     shutil.rmtree(tmp_path / "runs")
 
-    class Killed(Exception):
-        pass
-
-    from scintikit.engines import Checkpoints
-
-    keep = Checkpoints._keep
-
-    def keep_and_die(self: Checkpoints, engine: Any) -> None:
-        keep(self, engine)
-        if engine.state.epoch == 1:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "_keep", keep_and_die)
-        with pytest.raises(ConfigError, match="Killed"):
-            train_flow(max_epochs=3, preview_interval=99)
+    with killed:
+        train_flow(max_epochs=3, preview_interval=99)
     assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == 1
     train_flow(max_epochs=3, preview_interval=99, resume=True)
     for name, expected in whole.items():

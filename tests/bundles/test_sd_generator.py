@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -414,3 +415,23 @@ def test_adversary_joins_after_the_warm_up_and_sees_grain(tiny_dataset: str, tmp
     np.testing.assert_allclose(grain, grain_deviation(batch["level"]), rtol=0.1)
     assert torch.equal(watching.seen[2], batch["image"])
     assert not torch.equal(watching.convolution.weight, before)
+
+
+def test_resumed_autoencoder_ends_with_the_same_bits_and_the_same_adversary(
+    eight: str, killed: AbstractContextManager[None], tmp_path: Path
+) -> None:
+    def train(name: str, **options: Any) -> Any:
+        folders = {"dataset_dir": eight, "ckpt_dir": str(tmp_path / name), "log_dir": str(tmp_path / "runs")}
+        small = {"image_size": [64, 64], "spacing_mm": 4.8, "batch_size": 4, "max_epochs": 3, "adversarial_warmup": 0}
+        run("sd_generator", "training", overlay="train_autoencoder", **folders, **small, **options)
+        return torch.load(tmp_path / name / "autoencoder" / "last.pt", weights_only=True)
+
+    whole = train("whole")
+    with killed:
+        train("killed")
+    torch.testing.assert_close(train("killed", resume=True), whole, rtol=0, atol=0)
+
+    del whole["further"]  # as an older version wrote it
+    torch.save(whole, tmp_path / "whole" / "autoencoder" / "last.pt")
+    with pytest.raises(ConfigError, match=r"last\.pt lacks discriminator, discriminator_optimizer.*without --resume"):
+        train("whole", resume=True)
