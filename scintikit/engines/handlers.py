@@ -15,13 +15,14 @@ from monai.engines import Evaluator, IterationEvents, Workflow
 from monai.handlers import ValidationHandler
 from tqdm import tqdm
 
+from scintikit.data.augmentation import mix_seed
 from scintikit.errors import ScintikitError
 
 logger = logging.getLogger(__name__)
 
 
 class SeedEpoch:
-    """Reseed an augmentation when an epoch starts, from (seed, epoch, rank) alone.
+    """Reseed torch, for dropout, and an augmentation when an epoch starts, from (seed, epoch, rank) alone.
 
     A training that is killed and resumed then draws the same random numbers as one that was never stopped. With an
     epoch length other than the loader's, each epoch begins a new round of the data for the same reason: Ignite would
@@ -48,8 +49,10 @@ class SeedEpoch:
 
     def __call__(self, engine: Workflow) -> None:
         """Reseed."""
+        numbers = (self.seed, 0 if self.fixed else engine.state.epoch, engine.state.rank)
+        torch.manual_seed(mix_seed(*numbers, 2))  # other numbers than the augmentation draws
         if self.augmentation is not None:
-            self.augmentation.reseed(self.seed, 0 if self.fixed else engine.state.epoch, engine.state.rank)
+            self.augmentation.reseed(*numbers)
         if engine.state.epoch_length != len(engine.state.dataloader):
             engine.set_data(engine.state.dataloader)
 

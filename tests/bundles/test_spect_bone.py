@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -116,6 +117,27 @@ def test_masks_teach_where_lesions_are_and_unknown_ones_do_not(networks: ModuleT
     wrong[2, 2:] = 5.0
     assert loss(wrong, labels) > loss(pred, labels) + 1
     assert loss(pred[:, :2], labels[:, :2]) < loss(pred, labels)
+
+
+@pytest.mark.parametrize("epoch_length", [None, 2], ids=["whole epochs", "shorter epochs"])
+def test_resumed_training_with_dropout_ends_with_the_same_bits(
+    epoch_length: int | None,
+    tiny_bone_dataset: str,
+    small_bone: dict[str, Any],
+    killed: AbstractContextManager[None],
+    tmp_path: Path,
+) -> None:
+    def train(name: str, **options: Any) -> Any:
+        folder = tmp_path / name
+        folders = {"dataset_dir": tiny_bone_dataset, "ckpt_dir": str(folder), "log_dir": str(folder / "runs")}
+        few = {"architecture": "alexnet", "max_epochs": 2, "batch_size": 4, "epoch_length": epoch_length}
+        run("spect_bone_cls", "training", **folders, **few, **small_bone, **options)
+        return torch.load(folder / "last.pt", weights_only=True)
+
+    whole = train("whole")
+    with killed:
+        train("killed")
+    torch.testing.assert_close(train("killed", resume=True), whole, rtol=0, atol=0)
 
 
 def test_evaluation_measures_diseases_and_lesions(

@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from ignite.engine import Engine, State
 from monai.engines import SupervisedEvaluator
 
-from scintikit.engines import Checkpoints, ValidateEpochs, load_pretrained, prepare_network
+from scintikit.engines import Checkpoints, SeedEpoch, ValidateEpochs, load_pretrained, prepare_network
 from scintikit.errors import ConfigError, DatasetError, ScintikitError
 from tools.run import BUNDLES
 
@@ -90,6 +91,18 @@ def test_dataset_with_other_labels_is_refused(train: Callable[..., None], tiny_d
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(DatasetError, match=r"Graves' disease.*give the dataset's as --class_names"):
         train(dataset_dir=str(tmp_path))
+
+
+def test_random_numbers_of_an_epoch_follow_from_seed_epoch_and_rank() -> None:
+    def drawn(seed: int, epoch: int, rank: int) -> torch.Tensor:
+        state = State(epoch=epoch, rank=rank, epoch_length=1, dataloader=[0])
+        SeedEpoch(None, seed)(SimpleNamespace(state=state))  # type: ignore[arg-type]
+        return torch.nn.functional.dropout(torch.ones(64))
+
+    one = drawn(0, 1, 0)
+    assert torch.equal(drawn(0, 1, 0), one)
+    for other in ((1, 1, 0), (0, 2, 0), (0, 1, 1)):
+        assert not torch.equal(drawn(*other), one), other
 
 
 @pytest.mark.parametrize(("interval", "epochs"), [(1, [1, 2, 3]), (2, [2, 3]), (3, [3]), (5, [3])])
