@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +34,7 @@ class DatasetWriter:
     recipe : dict
         JSON-able; everything that decides the dataset's bytes (settings, seed, version of the code).
     shared : bool
-        Other runs may be filling the folder now: leave their temporary files alone. The last one calls `tidy`.
+        Other runs may be filling the folder now: leave their temporary files alone. Call `tidy` when it is complete.
 
     Raises
     ------
@@ -77,8 +78,9 @@ class DatasetWriter:
 
     def tidy(self) -> None:
         """Remove what killed runs were writing, under the names that write_atomic gives."""
-        for leftover in self.folder.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        for folder, _, names in os.walk(self.folder):  # rglob fails where another run removes a folder meanwhile
+            for name in fnmatch.filter(names, ".*.tmp"):
+                Path(folder, name).unlink(missing_ok=True)
 
     def finish(
         self,

@@ -107,6 +107,7 @@ class Generation:
             with resumable(writer.folder):
                 self._finish(writer)
         if writer.complete:  # a run may have been killed between finishing and clearing up
+            writer.tidy()
             shutil.rmtree(writer.folder / RECORDS, ignore_errors=True)
 
     def _begin(self) -> DatasetWriter:
@@ -177,8 +178,14 @@ class Generation:
                 f"no plausible picture of label {', '.join(sorted(absent))} was drawn ({dict(whole.left_out)}); train "
                 "the generator longer"
             )
-        writer.tidy()
-        path = writer.finish(training=whole.items, report=whole.report(self.requests.count, real))
+        try:
+            path = writer.finish(training=whole.items, report=whole.report(self.requests.count, real))
+        except FileNotFoundError:
+            if not writer.complete:
+                raise
+            # Another shard has finished the dataset just now, and cleared away what this one was writing.
+            logger.info("%s is complete already", writer.folder)
+            return
         logger.info("wrote %s: %d pictures, %d left out", path, len(whole.items), whole.left_out.total())
 
 

@@ -171,6 +171,36 @@ def test_shards_in_any_order_write_the_same_bytes(generate: Callable[..., Path],
     assert _files(folder) == _files(made)
 
 
+def test_two_shards_that_finish_at_once_leave_one_whole_dataset(
+    generate: Callable[..., Path], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, fsync, overtaken = generate(tmp_path / "D", shard=1, shards=2), os.fsync, []
+
+    def overtake(handle: int) -> None:
+        """While one shard writes dataset.json the other one starts, finishes and clears up."""
+        fsync(handle)
+        if not overtaken and list(folder.glob(".dataset.json.*.tmp")):
+            overtaken.append(True)
+            generate(folder, shard=1, shards=2)
+            assert _files(folder) == _files(made)
+
+    monkeypatch.setattr(scintikit.files.os, "fsync", overtake)
+    generate(folder, shard=0, shards=2)
+    assert overtaken
+    assert _files(folder) == _files(made)
+
+
+def test_dataset_json_that_cannot_be_written_is_no_finished_dataset(
+    generate: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(writer: DatasetWriter, **content: Any) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(DatasetWriter, "finish", gone)
+    with pytest.raises(ScintikitError, match="cannot write"):
+        generate(tmp_path / "D", per_class=1)
+
+
 def test_number_of_threads_does_not_change_a_byte(generate: Callable[..., Path], made: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:
@@ -181,12 +211,16 @@ def test_number_of_threads_does_not_change_a_byte(generate: Callable[..., Path],
         torch.set_num_threads(before)
 
 
-def test_records_that_a_killed_run_left_behind_are_cleared(generate: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("shards", [1, 2])
+def test_what_a_run_killed_at_its_end_left_behind_is_cleared(
+    shards: int, generate: Callable[..., Path], tmp_path: Path
+) -> None:
     folder = generate(tmp_path / "D", per_class=1)
     before = _files(folder)
     (folder / "batches").mkdir()
     (folder / "batches" / "000000.json").write_text("{}")
-    assert _files(generate(folder, per_class=1)) == before
+    (folder / ".dataset.json.xyz.tmp").write_text("{")
+    assert _files(generate(folder, per_class=1, shards=shards)) == before
 
 
 def test_finished_dataset_is_left_alone(generate: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 import json
 import multiprocessing
+import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -118,6 +120,23 @@ def test_shared_folder_keeps_the_temporary_files_of_other_runs(tmp_path):
     writer = DatasetWriter(tmp_path / "d", **SETTINGS, recipe={}, shared=True)
     assert writer.has("images/.A_1.dcm.xyz.tmp")
     writer.tidy()
+    assert not writer.has("images/.A_1.dcm.xyz.tmp")
+
+
+def test_tidying_bears_that_another_run_removes_a_folder_meanwhile(tmp_path, monkeypatch):
+    writer = DatasetWriter(tmp_path, **SETTINGS, recipe={}, shared=True)
+    (tmp_path / "batches").mkdir()
+    write_atomic(tmp_path / "images/.A_1.dcm.xyz.tmp", b"half")
+    scandir = os.scandir
+
+    def vanish(path):
+        if Path(path).name == "batches":
+            (tmp_path / "batches").rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    writer.tidy()
+    assert not (tmp_path / "batches").exists()
     assert not writer.has("images/.A_1.dcm.xyz.tmp")
 
 
