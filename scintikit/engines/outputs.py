@@ -380,4 +380,5 @@ class WritePredictions(PredictionWriter):
 
 
 def _csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False, float_format="%.6f").encode()
+    # All digits: thresholds are probabilities themselves, and who reads the table compares the two.
+    return table.to_csv(index=False).encode()

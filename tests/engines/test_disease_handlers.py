@@ -103,7 +103,9 @@ def reported(ckpt_dir: Path, dataset_dir: str, tmp_path_factory: pytest.TempPath
     return folder
 
 
-def _evaluate(folder: Path, ckpt_dir: Path, dataset_dir: str, items: list[Any], network: torch.nn.Module) -> None:
+def _evaluate(
+    folder: Path, ckpt_dir: Path, dataset_dir: str, items: list[Any], network: torch.nn.Module
+) -> DiseaseReport:
     handler = DiseaseReport(
         output_dir=str(folder),
         dataset_dir=dataset_dir,
@@ -114,6 +116,7 @@ def _evaluate(folder: Path, ckpt_dir: Path, dataset_dir: str, items: list[Any], 
         bootstrap=20,
     )
     _run(items, network, handler)
+    return handler
 
 
 def _run(items: list[dict[str, Any]], network: torch.nn.Module, handler: Any) -> None:
@@ -155,6 +158,17 @@ def test_evaluation_writes_metrics_table_and_report(reported: Path, dataset_dir:
     assert sorted(path.stem for path in (reported / "figures").iterdir()) == [
         "centres", "examples", "froc", "label_sets", "precision_recall", "reliability_0", "reliability_1", "roc",
     ]  # fmt: skip
+
+
+def test_probabilities_are_written_to_the_last_bit(ckpt_dir: Path, dataset_dir: str, tmp_path: Path) -> None:
+    """What is above a threshold, and which of two is larger, must be the same in the table, however sure a network."""
+    sure = Fake()
+    with torch.no_grad():
+        sure.fc.bias.copy_(torch.tensor([-30.0, 6.0]))
+    handler = _evaluate(tmp_path, ckpt_dir, dataset_dir, [_item(number) for number in range(16)], sure)
+    expected = torch.stack([output["pred"] for output in handler.outputs]).double()
+    written = [[float(row[f"p_{disease}"]) for disease in DISEASES] for row in _rows(tmp_path)]
+    np.testing.assert_array_equal(written, expected)
 
 
 def test_evaluation_without_masks_or_heat_maps_measures_no_localisation(
