@@ -54,9 +54,10 @@ class Prediction:
 
 
 class ReportHandler(ABC):
-    """Collect what an evaluation gives; write `metrics.json`, `predictions.csv`, figures and `report.html` at its end.
+    """Collect what an evaluation gives; write `predictions.csv`, figures, `report.html` and `metrics.json` at its end.
 
-    Attach it after `CaptureFeatures`. What is measured and drawn is up to the class derived from it.
+    `metrics.json` is there only when all of them are. Attach the handler after `CaptureFeatures`. What is measured and
+    drawn is up to the class derived from it.
 
     Parameters
     ----------
@@ -139,7 +140,8 @@ class ReportHandler(ABC):
         }
         known = {item["centre"] for item in dataset.splits["training"]} & set(self.column("centre"))
         simulated = any(item["origin"]["kind"] == "simulated" for item in dataset.splits[self.split])
-        write_json(self.output_dir / "metrics.json", {"provenance": provenance, **metrics})
+        done = self.output_dir / "metrics.json"
+        done.unlink(missing_ok=True)  # of an evaluation before, whose other files are replaced now
         write_atomic(self.output_dir / "predictions.csv", _csv(table))
         report = self.draw(
             metrics,
@@ -149,6 +151,7 @@ class ReportHandler(ABC):
             title=f"{dataset.name}: {self.split} on {'known' if known else 'unseen'} centres",
             warning=f"{'Simulated data. ' if simulated else ''}{NOTICE}",
         )
+        write_json(done, {"provenance": provenance, **metrics})
         logger.info("wrote %s", report)
 
     def column(self, key: str) -> list[Any]:

@@ -171,6 +171,23 @@ def test_probabilities_are_written_to_the_last_bit(ckpt_dir: Path, dataset_dir: 
     np.testing.assert_array_equal(written, expected)
 
 
+@pytest.mark.parametrize("place", ["outputs.write_atomic", "diseases.diseases_report"])
+def test_metrics_are_there_only_when_all_is(
+    place: str, ckpt_dir: Path, dataset_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError("no space left")
+
+    items = [_item(number) for number in range(8)]
+    _evaluate(tmp_path, ckpt_dir, dataset_dir, items, Fake())
+    assert (tmp_path / "metrics.json").is_file()
+    monkeypatch.setattr(f"scintikit.engines.{place}", full)
+    for folder in (tmp_path, tmp_path / "new"):
+        with pytest.raises(OSError, match="no space left"):
+            _evaluate(folder, ckpt_dir, dataset_dir, items, Fake())
+        assert not (folder / "metrics.json").exists()
+
+
 def test_evaluation_without_masks_or_heat_maps_measures_no_localisation(
     ckpt_dir: Path, dataset_dir: str, tmp_path: Path
 ) -> None:
