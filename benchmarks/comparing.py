@@ -83,7 +83,7 @@ def compare(outputs: Mapping[str, Sequence[Path]], dataset: str, bases: Sequence
     first = pd.DataFrame()
     for name, folders in outputs.items():
         for seed, folder in enumerate(folders):
-            table = pd.read_csv(folder / "predictions.csv", dtype={"id": str})
+            table = pd.read_csv(folder / "predictions.csv", dtype={"id": str}, float_precision="round_trip")
             first = table if first.empty else first
             if not table["id"].equals(first["id"]):
                 raise ScintikitError(f"{name} seed {seed} has predictions of other items; delete its folder")

@@ -119,7 +119,9 @@ def _is_done(work: Work, root: Path) -> bool:
 
 def _predictions(folder: Path, test: Mapping[str, Any]) -> pd.DataFrame:
     """Return the predictions of one run in the order of the test split."""
-    table = pd.read_csv(folder / "test" / "predictions.csv", dtype={"id": str}, na_filter=False).set_index("id")
+    table = pd.read_csv(
+        folder / "test" / "predictions.csv", dtype={"id": str}, na_filter=False, float_precision="round_trip"
+    ).set_index("id")
     if set(table.index) != set(test):
         raise ScintikitError(f"{folder} has predictions of other items than the test split; delete it and start again")
     return table.loc[list(test)]
