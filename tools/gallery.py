@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from fire.decorators import SetParseFns
 
-from scintikit.data import BatchAugmentation, Dataset, Item, load_datalist, load_dataset
+from scintikit.data import BatchAugmentation, Dataset, Item, TwoViewAugmentation, load_datalist, load_dataset
 from scintikit.data.contract import SYNTHETIC_KINDS
 from scintikit.data.splits import classes_of
 from scintikit.errors import ConfigError, DatasetError
@@ -29,8 +29,8 @@ def gallery(
 ) -> None:
     """Draw scintigrams of several datasets side by side: `tools gallery O=D CA SD1=D1 FM=D2 --output FILE.png`.
 
-    Rows are classes, columns datasets; which pictures are shown, the seed decides. Blue frames: as acquired or
-    simulated; orange: synthetic.
+    Rows are classes, columns datasets, views lie beside each other; which pictures are shown, the seed decides. Blue
+    frames: as acquired or simulated; orange: synthetic.
 
     Parameters
     ----------
@@ -60,11 +60,12 @@ def gallery(
         # Copies are shown beside other pictures than those that they are copies of.
         rng = np.random.default_rng([seed, number])
         items = _choose(dataset or datasets[0][1], len(classes), per_class, rng)
-        pictures = load_pictures(items, preprocessing, label=name)[:, 0]
+        pictures = load_pictures(items, preprocessing, label=name)
         drawn.append(pictures if dataset is not None else _augmented(pictures, seed))
     titles = [f"{name}\n{label}" for label in np.repeat(classes, per_class) for name, _ in datasets]
     frames = [_frame(dataset) for _ in range(len(classes) * per_class) for _, dataset in datasets]
     pictures = np.stack(drawn, axis=1).reshape(-1, *drawn[0].shape[1:])
+    pictures = np.concatenate(list(pictures.swapaxes(0, 1)), axis=-1)  # views beside each other
     save_figure(sample_grid(pictures, titles, columns=len(datasets), accents=frames), output, dpi=DPI)
     print(f"gallery: {Path(output).expanduser()}")
 
@@ -105,9 +106,9 @@ def _choose(dataset: Dataset | None, classes: int, per_class: int, rng: np.rando
 
 
 def _augmented(pictures: np.ndarray, seed: int) -> np.ndarray:
-    augmentation = BatchAugmentation()
+    augmentation = TwoViewAugmentation() if pictures.shape[1] == 2 else BatchAugmentation()
     augmentation.reseed(seed)
-    return augmentation(torch.from_numpy(pictures)[:, None])[:, 0].numpy()
+    return augmentation(torch.from_numpy(pictures)).numpy()
 
 
 def _frame(dataset: Dataset | None) -> str:

@@ -47,9 +47,19 @@ def test_rows_are_classes_and_columns_datasets(
     assert frames[0] != frames[1] == frames[2] != frames[3] == frames[0]
 
 
-def test_several_diseases_have_a_row_each(tiny_bone_dataset: str, tmp_path: Path) -> None:
-    gallery(f"O={tiny_bone_dataset}", output=str(tmp_path / "x.png"), bundle="spect_bone_cls")
-    assert (tmp_path / "x.png").exists()
+def test_several_diseases_have_a_row_each_and_show_both_views(
+    tiny_bone_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("tools.gallery.save_figure", lambda figure, path, dpi: drawn.extend(figure.axes))
+    gallery(f"O={tiny_bone_dataset}", "CA", output=str(tmp_path / "x.png"), bundle="spect_bone_cls")
+    assert [axes.get_title() for axes in drawn] == ["O\nmetastasis", "CA\nmetastasis", "O\narthritis", "CA\narthritis"]
+    for axes in drawn:
+        picture = np.asarray(axes.images[0].get_array())
+        assert picture.shape == (512, 2 * 128)
+        assert picture[:, :128].any()
+        assert picture[:, 128:].any()
+        assert not np.array_equal(picture[:, :128], picture[:, 128:])
 
 
 def test_page_is_written_and_repeats(tiny_dataset: str, tmp_path: Path) -> None:
