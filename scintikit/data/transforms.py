@@ -89,6 +89,12 @@ class UnknownMaskd(MapTransform):
         Of the masks.
     like
         Key of an image of the masks' shape `(C, H, W)`.
+
+    Raises
+    ------
+    ImageReadError
+        If a mask from a file holds a value that cannot be the number of a structure, such as 255 in a black and white
+        picture, which would be taken for `UNKNOWN`; or lacks a view of its image, where nothing would seem to be.
     """
 
     def __init__(self, keys: KeysCollection, like: str = "image") -> None:
@@ -99,6 +105,20 @@ class UnknownMaskd(MapTransform):
         """Return the data with all masks."""
         result = dict(data)
         for key in self.keys:
-            if key not in result:
+            if key in result:
+                _check_mask(result[key], result[self.like])
+            else:
                 result[key] = torch.full(result[self.like].shape, UNKNOWN, dtype=torch.uint8)
         return result
+
+
+def _check_mask(mask: MetaTensor, image: MetaTensor) -> None:
+    name = mask.meta.get("filename_or_obj", "a mask")
+    if mask.max() >= UNKNOWN:
+        raise ImageReadError(
+            f"{name} holds the value {float(mask.max()):g}; expected a mask with 0 where nothing is and the numbers of "
+            "structures, 1, 2, ..."
+        )
+    seen, shown = (picture.meta.get("views") for picture in (mask, image))
+    if seen != shown:
+        raise ImageReadError(f"{name} is a mask of the views {seen} of an image of {shown}; expected all of them")

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from scintikit.bundles import enter
-from scintikit.data import UNKNOWN, load_dataset, mirror_posterior
+from scintikit.data import UNKNOWN, TwoViewAugmentation, load_dataset, mirror_posterior
 from scintikit.dicom import read_scintigram, write_scintigram
-from scintikit.errors import ConfigError
+from scintikit.errors import ConfigError, DatasetError
 from tools.run import BUNDLES, run
 
 ARCHITECTURES = ("two_view", "alexnet", "resnet18", "densenet121")
@@ -101,7 +101,8 @@ def test_masks_teach_where_lesions_are_and_unknown_ones_do_not(networks: ModuleT
     mask = torch.zeros(4, 2, 64, 32, dtype=torch.uint8)
     mask[:2, 0, 8:16, 8:16] = 1
     mask[3] = UNKNOWN
-    batch = {"image": scans, "mask": mask, "label": torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])}
+    label = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    batch = {"image": scans, "mask": mask, "label": label, "id": list("abcd")}
     images, labels, _, how = lesions.PrepareLesions(2)(batch, "cpu")
     places = labels[:, 2:].unflatten(1, (2, 2, 16, 8))
     assert places[0, 0, 0, 2:4, 2:4].min() == 1
@@ -117,6 +118,27 @@ def test_masks_teach_where_lesions_are_and_unknown_ones_do_not(networks: ModuleT
     wrong[2, 2:] = 5.0
     assert loss(wrong, labels) > loss(pred, labels) + 1
     assert loss(pred[:, :2], labels[:, :2]) < loss(pred, labels)
+
+
+def test_a_scan_without_a_mask_stays_unknown_however_it_is_moved(networks: ModuleType) -> None:
+    lesions = importlib.import_module("scripts.lesions")
+    mask = torch.full((8, 2, 64, 32), UNKNOWN, dtype=torch.uint8)
+    mask[0] = 0
+    mask[0, :, 20:40, 8:20] = 1
+    batch = {"image": torch.rand(8, 2, 64, 32), "mask": mask, "label": torch.zeros(8, 2), "id": list("abcdefgh")}
+    augmentation = TwoViewAugmentation(rotate_deg=20, shift=0.3, one_view=0.5)
+    _, labels, _, _ = lesions.PrepareLesions(2, augmentation=augmentation)(batch, "cpu")
+    assert labels[1:, 2:].unique().tolist() == [-1]
+    assert labels[0, 2:].unique().tolist() == [0, 1]
+
+
+def test_a_mask_with_the_number_of_no_disease_is_refused(networks: ModuleType) -> None:
+    lesions = importlib.import_module("scripts.lesions")
+    mask = torch.zeros(2, 2, 64, 32, dtype=torch.uint8)
+    mask[1, 0, 0, 0] = 3
+    batch = {"image": torch.rand(2, 2, 64, 32), "mask": mask, "label": torch.zeros(2, 2), "id": ["A_1", "A_2"]}
+    with pytest.raises(DatasetError, match=r"mask of 'A_2' holds the value 3; expected .* 1 to 2"):
+        lesions.PrepareLesions(2)(batch, "cpu")
 
 
 @pytest.mark.parametrize("epoch_length", [None, 2], ids=["whole epochs", "shorter epochs"])

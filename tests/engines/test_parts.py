@@ -8,8 +8,9 @@ from monai.data import MetaTensor
 from monai.transforms import ScaleIntensity
 from monai.visualize import GradCAM
 
-from scintikit.data import BatchAugmentation, Resampled
+from scintikit.data import UNKNOWN, BatchAugmentation, Resampled, UnknownMaskd
 from scintikit.engines import AutocastInferer, ClipGradients, PrepareImages, grad_cam, pick_device, pick_dtype
+from scintikit.errors import ImageReadError
 
 
 def test_inferer_returns_float32_in_either_precision() -> None:
@@ -142,3 +143,21 @@ def test_grad_cam_of_a_batch_is_what_monai_gives_for_each_image() -> None:
     for index, label in enumerate(classes.tolist()):
         expected = reference(images[index : index + 1], class_idx=label)[0, 0].detach()
         torch.testing.assert_close(heat[index], expected, rtol=1e-3, atol=1e-3)
+
+
+def _masked(mask: torch.Tensor, views: str = "ANT,POST") -> dict[str, MetaTensor]:
+    meta = {"filename_or_obj": "m.png", "views": views}
+    return {
+        "image": MetaTensor(torch.rand(2, 8, 4), meta={"views": "ANT,POST"}),
+        "mask": MetaTensor(mask.expand(2, 8, 4), meta=meta),
+    }
+
+
+def test_masks_that_would_be_misread_are_refused() -> None:
+    fill = UnknownMaskd("mask")
+    assert fill(_masked(torch.tensor(2.0)))["mask"].max() == 2
+    assert fill({"image": torch.rand(2, 8, 4)})["mask"].unique().tolist() == [UNKNOWN]
+    with pytest.raises(ImageReadError, match=r"m\.png holds the value 255; expected a mask with 0"):
+        fill(_masked(torch.tensor(255.0)))
+    with pytest.raises(ImageReadError, match=r"m\.png is a mask of the views ANT of an image of ANT,POST"):
+        fill(_masked(torch.tensor(1.0), views="ANT"))

@@ -12,6 +12,7 @@ from torch import nn
 
 from scintikit.data import UNKNOWN
 from scintikit.engines import PrepareImages
+from scintikit.errors import DatasetError
 from scripts.network import BLOCK
 
 NOT_KNOWN = -1.0
@@ -42,16 +43,28 @@ class PrepareLesions(PrepareImages):
 
         The further labels say for each disease and place `(D, 2, h, w)`, flattened, whether a lesion reaches there;
         -1 is not known.
+
+        Raises
+        ------
+        DatasetError
+            If a mask holds the number of no disease; names the item.
         """
         if not self.lesions:
             return super().__call__(batchdata, device, non_blocking, **kwargs)
         image = batchdata["image"].to(device, non_blocking=non_blocking)
         mask = batchdata["mask"].to(device, non_blocking=non_blocking)
-        maps = torch.stack([mask == value for value in (*range(1, self.diseases + 1), UNKNOWN)], 1).to(image.dtype)
+        unknown = (mask == UNKNOWN).flatten(1).any(1)
+        for item in ((mask > self.diseases) & (mask != UNKNOWN)).flatten(1).any(1).nonzero():
+            raise DatasetError(
+                f"the mask of {batchdata['id'][int(item)]!r} holds the value {int(mask[item].max())}; expected 0 where "
+                f"nothing is and 1 to {self.diseases} in the order of the classes"
+            )
+        maps = torch.stack([mask == disease for disease in range(1, self.diseases + 1)], 1).to(image.dtype)
         if self.augmentation is not None:
             image, maps = self.augmentation(image, maps)
         places = F.max_pool2d(maps.flatten(1, 2), BLOCK).unflatten(1, maps.shape[1:3]) > 0.5
-        lesions = places[:, :-1].float().masked_fill(places[:, -1:], NOT_KNOWN)
+        # Of a whole scan, not of places: what comes in from outside when it is moved would count as looked at.
+        lesions = places.float().masked_fill(unknown[:, None, None, None, None], NOT_KNOWN)
         label = torch.as_tensor(batchdata["label"]).to(image)
         image = image.contiguous(memory_format=torch.channels_last)
         return image, torch.cat([label, lesions.flatten(1)], 1), (), {"evidence": True}
