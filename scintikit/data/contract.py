@@ -26,6 +26,9 @@ SPLITS = ("training", "validation", "test")
 #: Kinds of origin that a model or a transform made from training data; they may stand in training only.
 SYNTHETIC_KINDS = frozenset({"augmented", "fm", "sd1", "sd2", "sd3", "sd4", "gan"})
 
+#: What an item that shows none of several diseases is called; so no disease may be.
+NORMAL = "normal"
+
 Item = dict[str, Any]
 
 
@@ -206,6 +209,11 @@ def _check_labels(root: Path, content: Mapping[str, Any]) -> None:
     if len(forms) > 1:
         raise DatasetError(
             f"{root}: some items have a class number as label and others a list of 0/1; use one form for all"
+        )
+    if True in forms and NORMAL in map(str.casefold, labels.values()):
+        raise DatasetError(
+            f"{root}: {NORMAL!r} is one of its several diseases, but what shows none of them is called that; make the "
+            f"dataset again with --negative {NORMAL}"
         )
 
 

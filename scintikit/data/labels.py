@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from scintikit.data.contract import NORMAL
 from scintikit.data.tree import Picture, printable
 from scintikit.errors import DatasetError
 
@@ -161,13 +162,18 @@ def number_labels(
     ------
     DatasetError
         If a label is missing, unknown or a number without a meaning; the message names the row. If `classes` names
-        one twice, or there is a `negative` without `multi_label`.
+        one twice, or there is a `negative` without `multi_label`, or with it a class called `normal`.
     """
     if negative and not multi_label:
         raise DatasetError("a label that means none of the classes makes sense with --multi_label only; give that too")
     parts = {row.label: _parts(row, multi_label, {_class_name(name).casefold() for name in negative}) for row in rows}
     names = _checked([_class_name(name) for name in classes]) or _names_found(rows, parts)
     number_of = {name.casefold(): number for number, name in enumerate(names)}
+    if multi_label and NORMAL in number_of:
+        raise DatasetError(
+            f"with --multi_label {NORMAL!r} is no class but the absence of all of them; give --negative {NORMAL}, and "
+            "leave it out of --classes"
+        )
     if not any(name.isdecimal() for name in names):
         number_of |= {str(number): number for number in range(len(names))}
     labels: dict[str, int | list[int]] = {}

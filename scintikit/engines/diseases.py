@@ -13,14 +13,13 @@ from monai.engines import SupervisedEvaluator
 from monai.networks.utils import eval_mode
 
 from scintikit.data import UNKNOWN
+from scintikit.data.contract import NORMAL
 from scintikit.engines.outputs import PredictionWriter, Readable, ReportHandler
 from scintikit.errors import ConfigError
 from scintikit.metrics import evaluate_diseases, evaluate_localisation, ood_score
 from scintikit.metrics.diseases import SEPARATOR
 from scintikit.metrics.localisation import TOLERANCE_MM
 from scintikit.reporting import diseases_report, diseases_table, enlarge, overlay_png, side_by_side
-
-NORMAL = "normal"  # what an image without any of the diseases is called
 
 
 class DiseaseReport(ReportHandler):

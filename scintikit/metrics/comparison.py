@@ -153,7 +153,7 @@ class _Test:
         """Return all scores of one run, `(R,)` each."""
         if called is None:
             return classifier_scores(probabilities, self.truth, weights, self.names, self.centres)
-        columns = [*self.names, "normal"]
+        columns = check_class_names([*self.names, "normal"], len(self.names) + 1)
         truth, called = diseases.with_normal(self.truth), diseases.with_normal(called)
         scores = diseases.diseases_scores(
             diseases.with_no_disease(probabilities), truth, called, weights, columns, self.centres

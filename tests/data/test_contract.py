@@ -35,6 +35,12 @@ def edit(root, change):
     (root / "dataset.json").write_text(json.dumps(content))
 
 
+def test_normal_is_no_disease_beside_others(write, item):
+    root = write(labels=("metastasis", "Normal"), training=[item("A_1", [1, 0])])
+    with pytest.raises(DatasetError, match=r"'normal' is one of its several diseases.*--negative normal"):
+        load_dataset(root)
+
+
 def test_a_good_dataset_is_read_whole(good):
     dataset = load_dataset(good)
     assert dataset.labels == {0: "goiter", 1: "normal"}
@@ -182,4 +188,6 @@ def test_positive_weights_are_negatives_over_positives(item):
 
 
 def test_multi_label_dataset(write, item):
-    assert load_dataset(write(training=[item("A_1", [0, 1])], test=[item("A_2", [0, 0])])).multi_label
+    assert load_dataset(
+        write(labels=("goiter", "nodule"), training=[item("A_1", [0, 1])], test=[item("A_2", [0, 0])])
+    ).multi_label

@@ -257,3 +257,10 @@ def test_files_of_a_pair_that_differ_are_refused_without_their_path(tmp_path):
 def test_a_negative_label_needs_several_labels(public, tmp_path):
     with pytest.raises(DatasetError, match="--multi_label"):
         run(public, tmp_path / "d", negative=["no metastasis"])
+
+
+def test_normal_is_no_disease(public, tmp_path):
+    with pytest.raises(
+        DatasetError, match=r"'normal' is no class but the absence of all of them; give --negative normal"
+    ):
+        run(public, tmp_path / "d", multi_label=True, classes=["metastasis", "normal", "no metastasis"])
