@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from scintikit.data.contract import SPLITS, SYNTHETIC_KINDS, Dataset, Item, check_splits, item_id, load_dataset
 from scintikit.data.writer import DatasetWriter
 from scintikit.errors import DatasetError
-from scintikit.files import write_atomic
+from scintikit.files import file_sha256, write_atomic
 
 
 def compose(
@@ -136,15 +135,21 @@ def _check_patients(datasets: Sequence[Dataset]) -> None:
                     )
 
 
+def _patients(dataset: Dataset) -> set[str]:
+    return {item["patient"] for split in SPLITS for item in dataset.splits[split]}
+
+
 def _check_pictures(datasets: Sequence[Dataset]) -> None:
-    """Refuse items with the same id and the same picture, as when one dataset was composed from another."""
-    found: dict[str, tuple[Path, Dataset]] = {}
+    """Refuse the same picture of the same patient in two datasets, as when one was composed from another."""
+    found: dict[tuple[str, str], Dataset] = {}
+    several = Counter(patient for dataset in datasets for patient in _patients(dataset))
     for dataset in datasets:
         for split in SPLITS:
             for item in dataset.splits[split]:
-                path = dataset.root / item["image"]
-                before, where = found.setdefault(item_id(item), (path, dataset))
-                if where is not dataset and filecmp.cmp(before, path, shallow=False):
+                if several[item["patient"]] < 2:
+                    continue
+                where = found.setdefault((item["patient"], file_sha256(dataset.root / item["image"])), dataset)
+                if where is not dataset:
                     raise DatasetError(
                         f"{item['image']!r} of {dataset.root} is also in {where.root}: one of these datasets holds "
                         "the other, or a part of it; name each picture's dataset once"

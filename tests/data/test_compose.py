@@ -93,3 +93,15 @@ def test_the_same_picture_twice_is_an_error(original, write, item, tmp_path):
     both = compose([original, other], tmp_path / "both")
     with pytest.raises(DatasetError, match=r"'images/C_1.dcm' .* is also in .*both"):
         compose([both, other], tmp_path / "m")
+
+
+def test_the_same_picture_under_another_id_is_an_error(write, item, tmp_path):
+    first, second = (
+        write("first", training=[item("x", patient="P")]),
+        write("second", training=[item("x", patient="Q")]),
+    )
+    (second / "images/x.dcm").write_bytes(b"another picture")
+    both = compose([first, second], tmp_path / "both")
+    for part in (first, second):
+        with pytest.raises(DatasetError, match=r"'images/x.dcm' .* is also in .*both"):
+            compose([both, part], tmp_path / "m")
