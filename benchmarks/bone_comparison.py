@@ -4,11 +4,13 @@
     python -m benchmarks.bone_comparison augmentation --dataset B --folder F --gan G --fm S --output FILE.json
     python -m benchmarks.bone_comparison size --dataset B --folder F --output FILE.json
 
-networks: our own, with lesion masks and from labels alone, and the three baselines from labels. Of two learning rates
-each takes the one whose first seed has the better macro AUC on validation; DenseNet121, the slowest, takes ResNet18's.
-augmentation: our own network with masks: none, geometric, and geometric with the synthetic scans of a generator, whose
-datasets G and S are merged into the training split.
+networks: our own, with lesion masks and from labels alone, and the three baselines from labels. From labels, of two
+learning rates each takes the one whose first seed has the better macro AUC on validation; DenseNet121, the slowest,
+takes ResNet18's.
+augmentation: our own network from labels alone, since scans of the GAN have no masks: none, geometric, and geometric
+with the synthetic scans of a generator, whose datasets G and S, of one size, are merged into the training split.
 size: our own network with masks at half and at full size.
+What is not said to choose its learning rate has the bundle's default.
 
 All take the same number of optimiser steps, the same validation split and the same seeds. The external cameras are
 tested once, when every training has ended. A figure FILE.png is drawn beside the numbers. What a run finished is kept
@@ -20,31 +22,35 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import machine, versions
 from benchmarks.comparing import claim, compare, evaluate, show, train
-from scintikit.data import compose, load_datalist, load_dataset
+from scintikit.data import Dataset, compose, load_datalist, load_dataset
+from scintikit.errors import ScintikitError
 from scintikit.files import write_json
 from scintikit.reporting import save_figure
 from scintikit.reporting.study_figures import scenario_forest
 
 BUNDLE = "spect_bone_cls"
+SOURCES = ("gan", "fm")
 BATCH = 16
 RATES = (5e-4, 2e-3)
+LABELS = {"lesion_weight": 0.0}
 NETWORKS: dict[str, dict[str, Any]] = {
     "own, labels and masks": {},
-    "own, labels": {"lesion_weight": 0.0},
+    "own, labels": LABELS,
     "AlexNet": {"architecture": "alexnet"},
     "ResNet18": {"architecture": "resnet18"},
     "DenseNet121": {"architecture": "densenet121"},
 }
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
-    "none": {"augment": False},
-    "geometric": {},
-    "geometric + GAN": {"source": "gan"},
-    "geometric + FM": {"source": "fm"},
+    "none": {**LABELS, "augment": False},
+    "geometric": LABELS,
+    "geometric + GAN": {**LABELS, "source": "gan"},
+    "geometric + FM": {**LABELS, "source": "fm"},
 }
 SIZES: dict[str, dict[str, Any]] = {
     "512 x 128": {},
@@ -65,10 +71,10 @@ class Trainings:
         steps = max(1, len(load_datalist(given.dataset, "training")) // BATCH)
         self.budget = {"max_epochs": given.epochs, "epoch_length": steps, "batch_size": BATCH, "val_interval": 2}
         self.rates: dict[str, float] = {}
-        datasets = {name: getattr(given, name) for name in ("dataset", "gan", "fm")}
-        claim(
-            self.folder, {**self.budget, **{name: load_dataset(path).sha256 for name, path in datasets.items() if path}}
-        )
+        datasets = {name: load_dataset(path) for name in ("dataset", *SOURCES) if (path := getattr(given, name))}
+        _check_sizes([datasets[name] for name in SOURCES if name in datasets])
+        hashes = {name: dataset.sha256 for name, dataset in datasets.items()}
+        claim(self.folder, BUNDLE, {**self.budget, **hashes})
 
     def run(self, name: str, options: dict[str, Any], seed: int) -> Path:
         """Train one and return its folder."""
@@ -80,9 +86,9 @@ class Trainings:
             return self.rates[name]
         if name == "DenseNet121":
             rates: tuple[float, ...] = (self.pick_rate("ResNet18", NETWORKS["ResNet18"]),)
-        elif {"architecture", "lesion_weight"} & set(options):
+        elif self.given.comparison == "networks" and options:
             rates = RATES
-        else:  # our own network with masks: its default was chosen on validation before
+        else:  # our own network: its default was chosen on validation before
             rates = RATES[:1]
         scores = {}
         for rate in rates:
@@ -122,6 +128,13 @@ class Trainings:
         return str(folder)
 
 
+def _check_sizes(synthetic: Sequence[Dataset]) -> None:
+    """Make sure that every generator adds as many scans."""
+    sizes = [len(dataset.splits["training"]) for dataset in synthetic]
+    if len(set(sizes)) > 1:
+        raise ScintikitError(f"the generators drew {sizes} scans; draw as many with each, by --per_class")
+
+
 def main() -> None:
     """Train every way with every seed, test, and write the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -136,6 +149,8 @@ def main() -> None:
     parser.add_argument("--output", help="JSON file for the comparison; without it nothing is tested")
     given = parser.parse_args()
     ways = COMPARISONS[given.comparison]
+    if unknown := sorted(set(given.ways or ()) - set(ways)):
+        parser.error(f"{given.comparison} has no {', '.join(map(repr, unknown))}; known are {', '.join(ways)}")
     ways = {name: options for name, options in ways.items() if not given.ways or name in given.ways}
     for name, options in ways.items():
         if "source" in options and not getattr(given, options["source"]):

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from scintikit.data import item_id, load_dataset
+from scintikit.data import load_dataset
 from scintikit.errors import ScintikitError
 from scintikit.files import write_json
-from scintikit.metrics import compare_scenarios
-from scintikit.metrics.diseases import SEPARATOR
+from scintikit.study import compare_tests
+from scintikit.study.work import code_sha256
+
+#: What of the library decides a training and its test, beside the bundle.
+CODE = ("scintikit/data", "scintikit/dicom", "scintikit/engines", "scintikit/metrics")
 
 
 def train(bundle: str, folder: Path, dataset: str, options: Mapping[str, Any]) -> None:
@@ -46,14 +46,16 @@ def _call(bundle: str, task: str, folder: Path, options: Mapping[str, Any]) -> N
             raise ScintikitError(f"{bundle} {task} failed; the end of {folder / 'log'} says why")
 
 
-def claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make sure that what is kept in the folder was made with these settings and this data."""
+def claim(folder: Path, bundle: str, settings: Mapping[str, Any]) -> None:
+    """Make sure that what is kept in the folder was made with these settings, this data and this code of the bundle."""
+    code = {path: code_sha256(path) for path in (*CODE, f"bundles/{bundle}/configs", f"bundles/{bundle}/scripts")}
     path = folder / "settings.json"
     kept = json.loads(path.read_text()) if path.is_file() else {}
-    if any(kept.get(name, value) != value for name, value in settings.items()):
-        raise ScintikitError(f"{folder} holds runs with other settings or data: {kept}; name another --folder")
+    changed = [name for name, value in {**settings, **code}.items() if kept.get(name, value) != value]
+    if changed:
+        raise ScintikitError(f"{folder} holds runs with another {', '.join(changed)}; name another --folder")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, kept | dict(settings))
+    write_json(path, kept | dict(settings) | code)
 
 
 def compare(outputs: Mapping[str, Sequence[Path]], dataset: str, bases: Sequence[str], primary: str) -> dict[str, Any]:
@@ -73,41 +75,15 @@ def compare(outputs: Mapping[str, Sequence[Path]], dataset: str, bases: Sequence
     Raises
     ------
     ScintikitError
-        If the predictions are not those of the test split, or differ in their items.
+        If the predictions are not those of the test split.
     """
-    loaded = load_dataset(dataset)
-    names = list(loaded.labels.values())
-    patient_of = {item_id(item): item["patient"] for item in loaded.splits["test"]}
-    runs: dict[str, dict[int, np.ndarray]] = {name: {} for name in outputs}
-    thresholds: dict[str, dict[int, list[float]]] = {name: {} for name in outputs}
-    first = pd.DataFrame()
-    for name, folders in outputs.items():
-        for seed, folder in enumerate(folders):
-            table = pd.read_csv(folder / "predictions.csv", dtype={"id": str}, float_precision="round_trip")
-            first = table if first.empty else first
-            if not table["id"].equals(first["id"]):
-                raise ScintikitError(f"{name} seed {seed} has predictions of other items; delete its folder")
-            runs[name][seed] = table[[f"p_{label}" for label in names]].to_numpy()
-            metrics = json.loads((folder / "metrics.json").read_text())
-            if "thresholds" in metrics:
-                thresholds[name][seed] = [metrics["thresholds"][disease] for disease in names]
-    if set(first["id"]) != set(patient_of):
-        raise ScintikitError(f"the predictions are not those of the test split of {dataset}")
-    several = any(thresholds.values())
-    sets = first["label"].str.split(SEPARATOR, regex=False)
-    truth = np.array([[label in present for label in names] for present in sets])
-    patients = first["id"].map(patient_of).to_numpy()
-    result = compare_scenarios(
-        runs,
-        truth if several else truth.argmax(axis=1),
-        patients,
-        first["centre"].to_numpy(),
-        names,
-        thresholds=thresholds,
-        bases=bases,
-        primary=primary,
+    tested = load_dataset(dataset)
+    result = compare_tests(
+        {name: dict(enumerate(folders)) for name, folders in outputs.items()}, tested, bases, primary
     )
-    return {"test": {"items": len(first), "patients": len(set(patients)), "sha256": loaded.sha256}, **result}
+    test = tested.splits["test"]
+    told = {"items": len(test), "patients": len({item["patient"] for item in test}), "sha256": tested.sha256}
+    return {"test": told, **result}
 
 
 def show(result: Mapping[str, Any], metrics: Sequence[str]) -> None:

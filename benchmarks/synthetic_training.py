@@ -41,7 +41,7 @@ def main() -> None:
     folder = Path(arguments.folder).resolve()
     merged = folder / "merged"
     sources = {name: load_dataset(path).sha256 for name in DATA if (path := getattr(arguments, name))}
-    claim(folder, {"epochs": arguments.epochs, "steps": arguments.steps, **sources})
+    claim(folder, "thyroid_cls", {"epochs": arguments.epochs, "steps": arguments.steps, **sources})
     if arguments.synthetic and not (merged / "dataset.json").is_file():
         compose([arguments.original, arguments.synthetic], str(merged))
 
