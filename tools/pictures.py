@@ -139,20 +139,39 @@ def load_pictures(
     """
 
     def read(item: Mapping[str, Any]) -> np.ndarray:
-        try:
-            return np.asarray(preprocessing(item)["image"], dtype=np.float32)
-        except Exception as error:
-            cause = find_cause(error)
-            if cause is not None:
-                raise cause from error
-            raise ImageReadError(f"{item['image']} cannot be preprocessed: {error}") from error
+        return _read(item, preprocessing)
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         pictures = list(tqdm(pool.map(read, items), label, len(items), unit="image"))
-    if len({picture.shape for picture in pictures}) > 1:
-        shapes = sorted({picture.shape for picture in pictures})
-        raise ImageReadError(f"the preprocessed pictures have different shapes: {shapes}; expected one")
+    _check_shapes({picture.shape for picture in pictures})
     return np.stack(pictures)
+
+
+def check_pictures(
+    items: Sequence[Mapping[str, Any]], preprocessing: Callable[[Mapping[str, Any]], Mapping[str, Any]], label: str
+) -> None:
+    """Read and preprocess pictures as `load_pictures` does, and raise what it raises, but keep none of them."""
+
+    def shape(item: Mapping[str, Any]) -> tuple[int, ...]:
+        return _read(item, preprocessing).shape
+
+    with ThreadPoolExecutor() as pool:
+        _check_shapes(set(tqdm(pool.map(shape, items), label, len(items), unit="image")))
+
+
+def _read(item: Mapping[str, Any], preprocessing: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> np.ndarray:
+    try:
+        return np.asarray(preprocessing(item)["image"], dtype=np.float32)
+    except Exception as error:
+        cause = find_cause(error)
+        if cause is not None:
+            raise cause from error
+        raise ImageReadError(f"{item['image']} cannot be preprocessed: {error}") from error
+
+
+def _check_shapes(shapes: set[tuple[int, ...]]) -> None:
+    if len(shapes) > 1:
+        raise ImageReadError(f"the preprocessed pictures have different shapes: {sorted(shapes)}; expected one")
 
 
 def pick_extractor(name: str, classifier: Classifier) -> Extractor:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fire.parser import DefaultParseValue
 
+from scintikit.data import load_datalist
 from scintikit.errors import ConfigError, ScintikitError, did_you_mean
 from scintikit.study import (
     Executor,
@@ -23,11 +24,13 @@ from scintikit.study import (
     load_study,
     make_plan,
     read_status,
+    reading_options,
     run_all,
     write_plan,
 )
 from scintikit.study.work import in_order
 from tools.augment import augment
+from tools.pictures import check_pictures, classifier
 from tools.run import check_run
 
 STATUS = "status"
@@ -78,6 +81,7 @@ def study(
     root = Path(output).expanduser().resolve()
     plan = make_plan(load_study(file, profile))
     check_commands([*plan.preparing, *plan.testing])
+    check_test(plan)
     try:
         write_plan([*plan.preparing, *plan.testing], root)
         executor = LocalExecutor(workers) if address is None else RayExecutor(address, workers)
@@ -87,7 +91,7 @@ def study(
         raise ScintikitError("stopped; the same command goes on") from None
     except OSError as error:
         raise ScintikitError(
-            f"{root} cannot be used as folder of the study: {error}; make room or name another one. The same command "
+            f"the study stopped: {error}. If {root} is meant, make room there or name another folder; the same command "
             "goes on"
         ) from error
     print(f"\n{results.sentences}\n\nreport: {results.report}")
@@ -137,6 +141,19 @@ def _check_augment(names: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise ConfigError(f"unknown option {name}{did_you_mean(name, known)}; known are {', '.join(known)}")
+
+
+def check_test(plan: Plan) -> None:
+    """Read the pictures of a given dataset's test, which nothing else does before the last training has ended.
+
+    Raises
+    ------
+    ImageReadError
+        If one cannot be read, or the classifier refuses it; names the file.
+    """
+    if isinstance(plan.original, Given):
+        reading = classifier(plan.study.classifier["bundle"], own_model=False, **reading_options(plan.study))
+        check_pictures(load_datalist(plan.original.path, "test"), reading.preprocessing, "reading the test")
 
 
 def run_plan(plan: Plan, root: Path, executor: Executor) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A study: one classifier trained on many sets of original and synthetic scintigrams, on equal budgets."""
 
-from scintikit.study.collecting import Collected, collect
-from scintikit.study.plan import Plan, make_plan
+from scintikit.study.collecting import Collected, collect, compare_tests
+from scintikit.study.plan import Plan, make_plan, reading_options
 from scintikit.study.running import (
     Executor,
     LocalExecutor,
@@ -34,10 +34,12 @@ __all__ = [
     "Work",
     "WorkFolder",
     "collect",
+    "compare_tests",
     "load_study",
     "make_plan",
     "parse",
     "read_status",
+    "reading_options",
     "run_all",
     "write_plan",
 ]

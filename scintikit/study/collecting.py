@@ -19,13 +19,13 @@ from scintikit.errors import ScintikitError
 from scintikit.files import write_json
 from scintikit.metrics.comparison import compare_scenarios
 from scintikit.reporting.study import write_study_report
-from scintikit.study.plan import SAMPLES, Plan
+from scintikit.study.plan import SAMPLES, TEST, Plan
 from scintikit.study.settings import Study
 from scintikit.study.work import ROOT, Given, Made, Work, WorkFolder, in_order
 
 RESULTS = "results.json"
 REPORT = "report"
-ATTENTION = Path("test/figures/attention.png")
+ATTENTION = f"{TEST}/figures/attention.png"
 
 
 @dataclass(frozen=True)
@@ -77,23 +77,12 @@ def collect(plan: Plan, root: Path, failed: Mapping[str, str], command: str) -> 
     dataset = load_dataset(_path(plan.original, root))
     if isinstance(plan.original, Given) and dataset.sha256 != plan.original.sha256:
         raise ScintikitError(f"{dataset.root} was changed while the study went on; start it again, or put it back")
-    test = {item_id(item): item for item in dataset.splits["test"]}
-    tables = {name: {seed: _predictions(path, test) for seed, path in of.items()} for name, of in done.items()}
-    columns = [f"p_{name}" for name in dataset.labels.values()]
-    compared = compare_scenarios(
-        {name: {seed: t[columns].to_numpy() for seed, t in of.items()} for name, of in tables.items()},
-        _truth(dataset),
-        [item["patient"] for item in test.values()],
-        [item["centre"] for item in test.values()],
-        list(dataset.labels.values()),
-        thresholds=_thresholds(done, dataset) if dataset.multi_label else None,
-        bases=plan.study.compare_with,
-        primary=plan.study.primary_metric,
-    )
+    tests = {name: {seed: path / TEST for seed, path in of.items()} for name, of in done.items()}
+    compared = compare_tests(tests, dataset, plan.study.compare_with, plan.study.primary_metric)
     for name, scores in compared["scenarios"].items():
         scores["training"] = _counts([load_dataset(_path(place, root)) for place in plan.sets[name]])
     compared["sentences"] += [
-        f"{name} was not tested with any seed: see what failed." for name, of_seed in tables.items() if not of_seed
+        f"{name} was not tested with any seed: see what failed." for name, of_seed in tests.items() if not of_seed
     ]
     results = {
         "study": _study(plan, dataset, command, root),
@@ -117,28 +106,55 @@ def _is_done(work: Work, root: Path) -> bool:
     return WorkFolder(root / work.folder).done is not None
 
 
-def _predictions(folder: Path, test: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the predictions of one run in the order of the test split."""
+def compare_tests(
+    outputs: Mapping[str, Mapping[int, Path]], dataset: Dataset, bases: Sequence[str], primary: str | None
+) -> dict[str, Any]:
+    """Return `compare_scenarios` of what evaluations of one test split wrote.
+
+    Parameters
+    ----------
+    outputs
+        Folders with `predictions.csv` and `metrics.json`, by the name of the scenario and the seed.
+    dataset
+        Whose test split was predicted.
+    bases, primary
+        As of `compare_scenarios`.
+
+    Raises
+    ------
+    ScintikitError
+        If predictions are not those of the test split.
+    """
+    test = {item_id(item): item for item in dataset.splits["test"]}
+    names = list(dataset.labels.values())
+    return compare_scenarios(
+        {name: {seed: _probabilities(path, test, names) for seed, path in of.items()} for name, of in outputs.items()},
+        np.array([item["label"] for item in test.values()]),
+        [item["patient"] for item in test.values()],
+        [item["centre"] for item in test.values()],
+        names,
+        thresholds={name: {seed: _thresholds(path, names) for seed, path in of.items()} for name, of in outputs.items()}
+        if dataset.multi_label
+        else None,
+        bases=bases,
+        primary=primary,
+    )
+
+
+def _probabilities(folder: Path, test: Mapping[str, Any], names: Sequence[str]) -> np.ndarray:
+    """Return the predictions `(N, C)` of one run in the order of the test split."""
     table = pd.read_csv(
-        folder / "test" / "predictions.csv", dtype={"id": str}, na_filter=False, float_precision="round_trip"
+        folder / "predictions.csv", dtype={"id": str}, na_filter=False, float_precision="round_trip"
     ).set_index("id")
     if set(table.index) != set(test):
         raise ScintikitError(f"{folder} has predictions of other items than the test split; delete it and start again")
-    return table.loc[list(test)]
+    return table.loc[list(test), [f"p_{name}" for name in names]].to_numpy()
 
 
-def _truth(dataset: Dataset) -> np.ndarray:
-    return np.array([item["label"] for item in dataset.splits["test"]])
-
-
-def _thresholds(done: Mapping[str, Mapping[int, Path]], dataset: Dataset) -> dict[str, dict[int, list[float]]]:
-    """Return the thresholds of each run, which its validation chose."""
-
-    def read(folder: Path) -> list[float]:
-        found = json.loads((folder / "test" / "metrics.json").read_text(encoding="utf-8"))["thresholds"]
-        return [found[name] for name in dataset.labels.values()]
-
-    return {name: {seed: read(folder) for seed, folder in of.items()} for name, of in done.items()}
+def _thresholds(folder: Path, names: Sequence[str]) -> list[float]:
+    """Return the thresholds of one run, which its validation chose."""
+    found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["thresholds"]
+    return [found[name] for name in names]
 
 
 def _counts(stages: Sequence[Dataset]) -> dict[str, int]:

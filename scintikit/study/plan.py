@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from scintikit.data import Dataset, load_dataset
 from scintikit.data.contract import SYNTHETIC_KINDS
 from scintikit.data.splits import classes_of
 from scintikit.errors import ConfigError, DatasetError, did_you_mean
 from scintikit.files import file_sha256
-from scintikit.metrics.comparison import AVERAGED, AVERAGED_DISEASES
+from scintikit.metrics.comparison import AVERAGED, AVERAGED_DISEASES, compare_scenarios
 from scintikit.phantoms.skeleton import BONE_PROFILES
 from scintikit.study.scenarios import ORIGINAL, Scenario, Term
 from scintikit.study.settings import Study
@@ -24,20 +26,22 @@ from scintikit.study.work import ROOT, Argument, Command, Given, Made, Work, cod
 DATA = "data"
 MODELS = "models"
 SAMPLES = "samples.png"
+TEST = "test"
 WEIGHTS = (".pt", ".safetensors", ".ts")
 
 # What of the checkout decides the results of a kind of work.
 _DATA = ("scintikit/data", "scintikit/dicom")
+_RUN = ("scintikit/bundles.py", "tools/run.py")
 _PHANTOMS = ("scintikit/phantoms", *_DATA)
 _TRAINING = (
-    *(*_DATA, "scintikit/engines"),
+    *(*_RUN, *_DATA, "scintikit/engines"),
     # conformal sets and thresholds
     *("scintikit/metrics/conformal.py", "scintikit/metrics/ood.py", "scintikit/metrics/diseases.py"),
 )
 _TESTING = (*_TRAINING, "scintikit/metrics/calibration.py", "scintikit/reporting/predictions.py")
 _FEATURES = ("scintikit/metrics/features.py", "scintikit/metrics/fidelity.py", "scintikit/metrics/spectrum.py")
-_GENERATING = (*_DATA, "scintikit/engines", "scintikit/generation", *_FEATURES)
-_MEASURING = (*_DATA, *_FEATURES, "scintikit/metrics/intervals.py", "tools/fidelity.py", "tools/pictures.py")
+_GENERATING = (*_RUN, *_DATA, "scintikit/engines", "scintikit/generation", *_FEATURES)
+_MEASURING = (*_RUN, *_DATA, *_FEATURES, "scintikit/metrics/intervals.py", "tools/fidelity.py", "tools/pictures.py")
 _AUDITING = (*_MEASURING, "scintikit/metrics/memorisation.py", "tools/audit.py")
 
 
@@ -98,12 +102,16 @@ def make_plan(study: Study) -> Plan:
     """
     _check_bundles(study)
     planner = _Planner(study)
-    _check_metric(study.primary_metric, planner.several)
+    if study.primary_metric is not None:
+        _check_metric(study.primary_metric, planner.several)
+    if planner.own is not None:
+        _check_test(planner.own, study.primary_metric)
     plan = Plan(study, planner.original, wanted=planner.wanted)
     for seed in range(study.seeds):  # all scenarios with the first seed, then the next
         for scenario in study.scenarios:
             plan.trainings.setdefault(scenario.name, []).append(planner.training(scenario, seed))
             plan.tests.setdefault(scenario.name, []).append(planner.test(scenario, seed))
+    _check_different(plan.trainings)
     for scenario in study.scenarios:
         plan.sets[scenario.name] = [planner.training_set(stage) for stage in scenario.stages]
     drawn = [name for name in study.sources if name in planner.wanted]
@@ -119,6 +127,13 @@ def make_plan(study: Study) -> Plan:
     return plan
 
 
+def reading_options(study: Study) -> dict[str, Any]:
+    """Return those options of the study's classifier that decide how it reads a picture."""
+    config = json.loads((ROOT / "bundles" / study.classifier["bundle"] / "configs" / "inference.json").read_text())
+    named = {*config["settings"], *re.findall(r'"@(\w+)"', json.dumps(config["preprocessing"]))}
+    return {name: value for name, value in study.classifier["options"].items() if name in named}
+
+
 class _Planner:
     """Makes each piece of work once."""
 
@@ -130,6 +145,8 @@ class _Planner:
         self.classes: dict[str, Any] = {}
         #: Whether a scintigram can show several diseases.
         self.several = False
+        #: The dataset, if it was not simulated for the study.
+        self.own: Dataset | None = None
         self.original = self._original()
         self.bundle: str = study.classifier["bundle"]
         terms = [term for scenario in study.scenarios for term in scenario.terms if term.source != ORIGINAL]
@@ -146,6 +163,7 @@ class _Planner:
             self.several = own.multi_label
             if own.multi_label:
                 _check_diseases(own)
+            self.own = own
             self.classes = {"class_names": list(own.labels.values())}
             return Given(str(Path(dataset).expanduser().resolve()), own.sha256)
         self.several = dataset.get("profile") in BONE_PROFILES
@@ -227,9 +245,10 @@ class _Planner:
     def _options(self, options: Mapping[str, Any]) -> tuple[Argument, ...]:
         """Return options as `_options` does, those that name a file or folder, such as weights, by its content."""
         words: list[Argument] = list(_options(options))
-        for place, word in enumerate(words):
-            if os.sep in str(word) and (path := (ROOT / str(word)).resolve()).exists():
-                words[place] = self._given(path)
+        for place, value in enumerate(value for _, value in sorted(options.items())):
+            path = (ROOT / Path(value).expanduser()).resolve() if isinstance(value, str) and value else None
+            if path is not None and path.exists():
+                words[2 * place + 1] = self._given(path)
         return tuple(words)
 
     def _term(self, term: Term) -> Given | Made:
@@ -288,7 +307,7 @@ class _Planner:
         options = {**self.classes, **self.study.classifier["options"]}
         arguments = (
             *("run", self.bundle, "evaluating", "--dataset_dir", self.original),
-            *("--ckpt_dir", Made(self.training(scenario, seed), MODELS), "--output_dir", Made(path="test")),
+            *("--ckpt_dir", Made(self.training(scenario, seed), MODELS), "--output_dir", Made(path=TEST)),
             *self._options(options),
         )
         return self._once(
@@ -320,9 +339,7 @@ class _Planner:
 
     def _reading(self) -> tuple[str, ...]:
         # Pictures are measured and shown as the study's classifier sees them.
-        config = json.loads((ROOT / "bundles" / self.bundle / "configs" / "inference.json").read_text())
-        given = self.study.classifier["options"]
-        return ("--bundle", self.bundle, *_options({name: given[name] for name in config["settings"] if name in given}))
+        return ("--bundle", self.bundle, *_options(reading_options(self.study)))
 
     def _pictures(self) -> tuple[str, ...]:
         return (f"bundles/{self.bundle}/configs",)
@@ -360,6 +377,15 @@ def _check_metric(name: str, several: bool) -> None:
         raise ConfigError(f"primary_metric {name!r} is not measured on scintigrams of {of}; take {', '.join(known)}")
 
 
+def _check_different(trainings: Mapping[str, Sequence[Work]]) -> None:
+    """Make sure that no training stands under two names, where it would count as two results."""
+    names: dict[str, str] = {}
+    for name, works in trainings.items():
+        other = names.setdefault(works[0].key, name)
+        if other != name:
+            raise ConfigError(f"scenarios: {other} and {name} are the same training; leave one of them out")
+
+
 def _check_diseases(dataset: Dataset) -> None:
     """Make sure that every disease can be told from its absence in the test, else no average over them exists."""
     labels = [item["label"] for item in dataset.splits["test"]]
@@ -369,6 +395,29 @@ def _check_diseases(dataset: Dataset) -> None:
                 f"{dataset.root}: the test has no items both with and without {name!r}, so it has no average over the "
                 "diseases; give it centres with both, or leave the disease out"
             )
+
+
+def _check_test(dataset: Dataset, primary: str | None) -> None:
+    """Make sure that the best classifier there can be has a primary metric in the test."""
+    truth = np.array([item["label"] for item in dataset.splits["test"]])
+    several, classes = dataset.multi_label, len(dataset.labels)
+    compared = compare_scenarios(
+        {"truth": {0: truth if several else np.eye(classes)[truth]}},
+        truth,
+        [item["patient"] for item in dataset.splits["test"]],
+        [item["centre"] for item in dataset.splits["test"]],
+        list(dataset.labels.values()),
+        thresholds={"truth": {0: [0.5] * classes}} if several else None,
+        primary=primary,
+        bootstrap=1,
+    )
+    name = compared["metrics"]["primary"]
+    if compared["scenarios"]["truth"]["scores"][name]["value"] is None:
+        raise DatasetError(
+            f"{dataset.root}: the test has no {name}, which needs items of every class"
+            f"{' and items without any disease' if several else ''}; take another primary_metric, or give it centres "
+            "that have them"
+        )
 
 
 def _check_original(dataset: Dataset) -> None:

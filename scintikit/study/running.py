@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import median
+from threading import Event
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from scintikit.errors import ConfigError, MissingExtraError
 from scintikit.files import write_json
-from scintikit.study.work import Work, WorkFolder, in_order
+from scintikit.study.work import DONE, Work, WorkFolder, in_order
 
 PLAN = "plan.json"
 #: Memory that a training takes at most; so many workers fit.
@@ -44,13 +45,20 @@ class LocalExecutor:
     ----------
     workers
         Pieces at once; None: as many as processors and memory allow, and one for each GPU if there are any.
+
+    Raises
+    ------
+    ConfigError
+        If the number is none.
     """
 
     def __init__(self, workers: int | None = None) -> None:
+        _check_workers(workers)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.workers = workers or torch.cuda.device_count() or max(1, min(cores, int(_memory_gib() / GIB_EACH)))
         self.threads = max(1, cores // self.workers)
         self.pool = ThreadPoolExecutor(self.workers)
+        self.stop = Event()
         seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
         self.gpus: SimpleQueue[str | None] = SimpleQueue()
         for _, name in zip(range(self.workers), cycle(seen.split(",")), strict=False):
@@ -63,12 +71,13 @@ class LocalExecutor:
     def _execute(self, folder: Path) -> None:
         gpu = self.gpus.get()  # each piece at once has its own
         try:
-            WorkFolder(folder).execute(self.threads, gpu)
+            WorkFolder(folder).execute(self.threads, gpu, self.stop)
         finally:
             self.gpus.put(gpu)
 
     def close(self) -> None:
         """Let go of what is not begun."""
+        self.stop.set()
         self.pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -88,9 +97,12 @@ class RayExecutor:
     ------
     MissingExtraError
         If Ray is not installed.
+    ConfigError
+        If the number is none.
     """
 
     def __init__(self, address: str = "local", workers: int | None = None) -> None:
+        _check_workers(workers)
         try:
             import ray
         except ImportError as error:
@@ -117,6 +129,11 @@ class RayExecutor:
         """Let go of what is not begun."""
         if self.started:
             self.ray.shutdown()
+
+
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise ConfigError(f"workers is {workers!r}; expected how many pieces of work go on at once, 1 or more")
 
 
 def _execute(folder: str, threads: int) -> None:
@@ -188,6 +205,8 @@ def run_all(
                 if folder.done is not None:
                     end(Outcome(work))
                 else:
+                    for filler in _fillers(work, waiting.values()):
+                        (root / filler.folder / DONE).unlink(missing_ok=True)  # what it put here is gone
                     folder.prepare(work, root)
                     going[executor.submit(folder.path, work.gpu)] = work
         if not going:
@@ -196,6 +215,14 @@ def run_all(
             work, error = going.pop(future), future.exception()
             end(Outcome(work, None if error is None else _reason(error)))
     return list(ended.values())[len(before) :]
+
+
+def _fillers(folder: Work, works: Iterable[Work]) -> list[Work]:
+    """Return the works that put their results into a folder which is a piece of its own, with nothing to do."""
+    if folder.commands:
+        return []
+    parts = [part for work in works for argument in work.arguments for part in getattr(argument, "fillers", ())]
+    return [part for part in dict.fromkeys(parts) if folder in part.needs]
 
 
 def _reason(error: BaseException) -> str:
@@ -212,14 +239,15 @@ def write_plan(works: Sequence[Work], root: Path) -> None:
     write_json(root / PLAN, {"works": entries})
 
 
-def read_status(root: Path, workers: int = 1) -> dict[str, Any]:
+def read_status(root: Path) -> dict[str, Any]:
     """Tell how far the study is.
 
     Returns
     -------
     dict
         `works`: each with `kind`, `name`, `folder`, `state` (done, running, failed, waiting) and `error`; `counts` of
-        the states; `seconds_left`, from how long done pieces of the same kind took; None while a kind was never done.
+        the states; `seconds_left`, on one worker, from how long done pieces of the same kind took; None while a kind
+        was never done.
     """
     try:
         entries = json.loads((root / PLAN).read_text(encoding="utf-8"))["works"]
@@ -240,7 +268,7 @@ def read_status(root: Path, workers: int = 1) -> dict[str, Any]:
             entry["state"] = "waiting" if entry["error"] is None else "failed"
     left = [entry["kind"] for entry in entries if entry["state"] != "done"]
     known = all(kind in seconds for kind in left)
-    total = sum(median(seconds[kind]) for kind in left) / max(1, workers) if known else None
+    total = sum(median(seconds[kind]) for kind in left) if known else None
     counts = {
         state: sum(entry["state"] == state for entry in entries) for state in ("done", "running", "failed", "waiting")
     }

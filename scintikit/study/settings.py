@@ -51,7 +51,7 @@ class Study:
     compare_with
         Scenarios that all others are compared with.
     primary_metric
-        What decides which scenario wins.
+        What decides which scenario wins; None: macro F1, of several diseases macro AUC.
     per_class
         Scintigrams of each class that a source adds.
     epochs, steps
@@ -73,7 +73,7 @@ class Study:
     sources: dict[str, dict[str, Any]]
     scenarios: tuple[Scenario, ...]
     compare_with: tuple[str, ...]
-    primary_metric: str
+    primary_metric: str | None
     per_class: int
     epochs: int
     steps: int
@@ -123,7 +123,7 @@ def load_study(path: str | Path, profile: str | None = None) -> Study:
         sources=sources,
         scenarios=scenarios,
         compare_with=_bases(path, content, scenarios),
-        primary_metric=_primary_metric(path, content.get("primary_metric", AVERAGED[0])),
+        primary_metric=_primary_metric(path, content.get("primary_metric")),
         # To JSON Schema 3.0 is an integer.
         per_class=int(content["per_class"]),
         epochs=int(content["epochs"]),
@@ -155,6 +155,12 @@ def _scenarios(path: str | Path, expressions: Sequence[str], sources: Mapping[st
         scenarios = tuple(parse(expression, sources) for expression in expressions)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    copies = [name for name, source in sources.items() if "augment" in source]
+    for scenario in scenarios:
+        if any(term.audited and term.source in copies for term in scenario.terms):
+            raise ConfigError(
+                f"{path}: scenario {scenario.name} audits augmented copies; only what a generator drew is audited"
+            )
     names = [scenario.name for scenario in scenarios]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
@@ -177,9 +183,9 @@ def _bases(path: str | Path, content: Mapping[str, Any], scenarios: Sequence[Sce
     return tuple(bases)
 
 
-def _primary_metric(path: str | Path, name: str) -> str:
+def _primary_metric(path: str | Path, name: str | None) -> str | None:
     known = dict.fromkeys([*AVERAGED, *AVERAGED_DISEASES])
-    if name not in known:
+    if name is not None and name not in known:
         raise ConfigError(
             f"{path}: there is no primary_metric {name!r}{did_you_mean(name, known)}; known are {', '.join(AVERAGED)}, "
             f"and for several diseases {', '.join(AVERAGED_DISEASES)}"

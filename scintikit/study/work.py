@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Event
 from typing import Any, NoReturn
 
 from scintikit.environment import machine, versions
@@ -27,6 +28,9 @@ from scintikit.files import write_json
 ROOT = Path(__file__).resolve().parents[2]
 CODE_SUFFIXES = (".py", ".json", ".csv")
 LINES_OF_ERROR = 12
+#: In a piece's folder once it is done.
+DONE = "done.json"
+WAIT = 0.5  # seconds between two looks at a lock
 #: What extras bring, and what draws or measures beneath the libraries that every report names.
 FURTHER_PACKAGES = ("diffusers", "transformers", "scikit-learn", "scipy", "pillow")
 #: How a command ends that was asked to stop; it will go on the next time.
@@ -119,11 +123,15 @@ class Work:
     gpu: bool = False
     inputs: tuple[Argument, ...] = ()
 
+    @property
+    def arguments(self) -> list[Argument]:
+        """Everything that it is told."""
+        return [*self.inputs, *(argument for command in self.commands for argument in command.arguments)]
+
     @cached_property
     def needs(self) -> tuple[Work, ...]:
         """The pieces that must be done before."""
-        arguments = [*self.inputs, *(argument for command in self.commands for argument in command.arguments)]
-        made = [argument for argument in arguments if isinstance(argument, Made)]
+        made = [argument for argument in self.arguments if isinstance(argument, Made)]
         return tuple(dict.fromkeys(work for a in made for work in (a.work, *a.fillers) if work is not None))
 
     @cached_property
@@ -188,7 +196,7 @@ class WorkFolder:
     @property
     def done(self) -> dict[str, Any] | None:
         """How it went: `seconds` since it last began, and the `machine`; None if it is not done."""
-        return _read(self.path / "done.json")
+        return _read(self.path / DONE)
 
     @property
     def failed(self) -> str | None:
@@ -230,7 +238,7 @@ class WorkFolder:
         ]
         write_json(self.path / "work.json", {"kind": work.kind, "name": work.name, "commands": commands})
 
-    def execute(self, threads: int | None = None, gpu: str | None = None) -> None:
+    def execute(self, threads: int | None = None, gpu: str | None = None, stop: Event | None = None) -> None:
         """Do the work, unless that was done; wait if another process is at it.
 
         Parameters
@@ -239,6 +247,8 @@ class WorkFolder:
             Of the processor that it may use; None: as many as there are.
         gpu
             The one that it may use, as CUDA_VISIBLE_DEVICES names it; None: all that this process sees.
+        stop
+            Once it is set, nobody waits for another process any longer.
 
         Raises
         ------
@@ -246,7 +256,7 @@ class WorkFolder:
             If a command failed; the message has the end of its log. If the code is not, or while the command ran did
             not stay, that which the folder is named by.
         """
-        with self._lock() as lock:
+        with self._lock(stop or Event()) as lock:
             if self.done is not None:
                 return
             (self.path / "failed.json").unlink(missing_ok=True)
@@ -255,7 +265,7 @@ class WorkFolder:
                 self._call(command, lock, _environment(threads, gpu))
             seconds = round(time.monotonic() - start, 1)
             used = machine() | ({} if threads is None else {"threads": threads})
-            write_json(self.path / "done.json", {"seconds": seconds, "machine": used})
+            write_json(self.path / DONE, {"seconds": seconds, "machine": used})
 
     def _call(self, command: dict[str, Any], lock: int, environment: dict[str, str]) -> None:
         arguments = [sys.executable, *command["arguments"]]
@@ -290,10 +300,12 @@ class WorkFolder:
         raise ScintikitError(error)
 
     @contextmanager
-    def _lock(self) -> Iterator[int]:
+    def _lock(self, stop: Event) -> Iterator[int]:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            while not _is_free(file.fileno()):
+                if stop.wait(WAIT):
+                    raise ScintikitError("stopped")
             yield file.fileno()
 
     def _end_of_log(self) -> str:
@@ -301,6 +313,15 @@ class WorkFolder:
             lines = deque((line.rsplit("\r", 1)[-1].rstrip() for line in file), LINES_OF_ERROR)
         errors = [line for line in lines if line.startswith("error:")]
         return errors[-1] if errors else "\n".join(line for line in lines if line)
+
+
+def _is_free(lock: int) -> bool:
+    """Take a lock, if no other process has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _environment(threads: int | None, gpu: str | None) -> dict[str, str]:

@@ -2,14 +2,16 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from counting import counting, failing, graph, numbers
+from counting import SCRIPT, counting, failing, graph, numbers
 
 from scintikit.errors import ConfigError
 from scintikit.study import Command, LocalExecutor, Made, RayExecutor, Work, read_status, run_all, write_plan
@@ -51,6 +53,28 @@ def test_a_failure_stops_only_what_depends_on_it(tmp_path: Path) -> None:
     assert outcomes["beside"] is None
     assert "error: no luck" in (outcomes["broken"] or "")
     assert outcomes["after"] == "needs fail broken, which failed"
+
+
+def test_what_filled_a_folder_that_is_gone_is_done_again(tmp_path: Path) -> None:
+    shared = Work("dataset", "shared", (), inputs=("content",))
+    parts = tuple(
+        Work("fill", name, (Command((Made(shared, name), 3, 0), (), program=("-c", SCRIPT)),)) for name in ("a", "b")
+    )
+    script = "import sys, shutil; shutil.copy(*sys.argv[1:])"
+    copying = Work(
+        "copy", "c", (Command((Made(shared, "a", fillers=parts), Made(path="a")), (), program=("-c", script)),)
+    )
+    assert set(run_here([copying], tmp_path).values()) == {None}
+    shutil.rmtree(tmp_path / shared.folder)
+    shutil.rmtree(tmp_path / copying.folder)
+    assert set(run_here([copying], tmp_path).values()) == {None}
+    assert (tmp_path / copying.folder / "a").read_text() == "0\n1\n2\n"
+
+
+@pytest.mark.parametrize("workers", [0, -1, 2.5, "two"])
+def test_workers_are_a_number_of_them(workers: Any) -> None:
+    with pytest.raises(ConfigError, match=f"workers is {workers!r}; expected"):
+        LocalExecutor(workers)
 
 
 def test_what_failed_is_not_tried_again_by_what_follows(tmp_path: Path) -> None:

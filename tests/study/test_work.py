@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 from counting import SCRIPT
@@ -162,6 +163,21 @@ def test_after_kill_9_nobody_works_in_the_folder_beside_the_orphan(tmp_path: Pat
     folder.execute()  # waits for the orphan
     assert [int(line) for line in (folder.path / "numbers").read_text().split()] == list(range(40))
     assert not folder.running
+
+
+def test_waiting_for_another_process_can_be_stopped(tmp_path: Path) -> None:
+    folder = folder_of(counting(40, pause=0.1), tmp_path)
+    path = str(folder.path)
+    script = f"from pathlib import Path; from scintikit.study import WorkFolder; WorkFolder(Path({path!r})).execute()"
+    other = subprocess.Popen([sys.executable, "-c", script])
+    while not (folder.path / "numbers").exists():
+        time.sleep(0.05)
+    stop = Event()
+    stop.set()
+    with pytest.raises(ScintikitError, match="stopped"):
+        folder.execute(stop=stop)
+    assert other.poll() is None
+    other.wait()
 
 
 def test_what_is_to_be_done_can_be_read(tmp_path: Path) -> None:

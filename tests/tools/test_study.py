@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
-from scintikit.errors import ConfigError, ScintikitError
+from scintikit.data import load_dataset
+from scintikit.errors import ConfigError, ImageReadError, ScintikitError
 from scintikit.study import WorkFolder, load_study, make_plan
 from tools.run import BUNDLES
 from tools.study import check_commands, study
@@ -50,8 +53,21 @@ def test_misspelt_options_are_found_before_the_first_piece(
 
 def test_a_folder_that_cannot_be_used_is_an_error_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ScintikitError, match="cannot be used as folder of the study"):
+    with pytest.raises(ScintikitError, match=r"the study stopped: .*name another folder"):
         study(str(BUNDLES / "thyroid_cls" / "study.yaml"), profile="smoke", output=str(tmp_path / "file"))
+
+
+def test_a_test_picture_that_cannot_be_read_is_found_before_anything_begins(tiny_dataset: str, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(tiny_dataset, tmp_path / "own"))
+    picture = own / load_dataset(own).splits["test"][-1]["image"]
+    picture.write_bytes(picture.read_bytes()[:900])
+    content = yaml.safe_load((BUNDLES / "thyroid_cls" / "study.yaml").read_text())
+    content["profiles"]["smoke"] |= {"dataset": None, "scenarios": ["O", "O+CA"]}
+    text = yaml.safe_dump({**content, "profiles": content["profiles"]}).replace("dataset: null", f"dataset: {own}")
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(ImageReadError, match=picture.name):
+        study(str(tmp_path / "study.yaml"), profile="smoke", output=str(tmp_path / "S"))
+    assert not (tmp_path / "S").exists()
 
 
 @pytest.mark.parametrize("path", sorted(BUNDLES.glob("*/study.yaml")), ids=lambda path: path.parent.name)
