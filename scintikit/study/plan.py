@@ -330,7 +330,14 @@ class _Planner:
         datasets = {ORIGINAL: self.original} | {name: self.source(name) for name in names}
         columns = tuple(replace(dataset, prefix=f"{name}=") for name, dataset in datasets.items())
         arguments = ("gallery", *columns, *self._reading(), "--output", Made(path=SAMPLES))
-        code = (*_DATA, "scintikit/metrics/features.py", "tools/gallery.py", "tools/pictures.py", *self._pictures())
+        code = (
+            *_RUN,
+            *_DATA,
+            "scintikit/metrics/features.py",
+            "tools/gallery.py",
+            "tools/pictures.py",
+            *self._pictures(),
+        )
         return self._once("samples", "page", Command(arguments, code))
 
     def _extractor(self) -> tuple[str, ...]:
