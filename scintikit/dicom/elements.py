@@ -25,6 +25,8 @@ CHARACTER_SET = 0x00080005
 _TRANSFER_SYNTAX = 0x00020010
 _META_START = 132
 _PIXEL_GROUP = 0x7FE0
+#: Float, double and integer pixels; beside them the group may hold its length and the Extended Offset Table.
+_PIXELS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
@@ -44,13 +46,15 @@ class Truncated(ImageReadError):
 class Elements:
     """Values of a data set, as the bytes that stand in the file.
 
-    `pixels` holds the position and length of each element of the pixel data group; the length is None if undefined.
+    `pixels` holds the position and length of each kind of pixel data; the length is None if undefined. `words` tells
+    whether they are explicitly words of 16 bits.
     """
 
     order: str
     values: dict[int, bytes] = field(default_factory=dict)
     sequences: dict[int, list[Elements]] = field(default_factory=dict)
     pixels: dict[int, tuple[int, int | None]] = field(default_factory=dict)
+    words: bool = False
 
     def text(self, tag: int) -> str:
         """Return a text value without padding; "" if absent."""
@@ -117,7 +121,9 @@ class _Walk:
                     raise Truncated("its header is truncated")
                 (length,) = long_head.unpack_from(data, value - 4)
             if group == _PIXEL_GROUP:
-                found.pixels[tag] = (value, None if length == _UNDEFINED else length)
+                if tag in _PIXELS:
+                    found.pixels[tag] = (value, None if length == _UNDEFINED else length)
+                    found.words = not implicit and vr == b"OW"
                 if length == _UNDEFINED:
                     return found, end
                 position = value + length

@@ -34,6 +34,10 @@ _VIEW_OF_CODE = {code: view for sct, srt, _, view in PROJECTIONS for code in (sc
 _VIEW_OF_WORDS = {re.sub(" PROJECTION$", "", meaning.upper()): view for _, _, meaning, view in PROJECTIONS}
 _VIEW_OF_WORDS |= {view: view for *_, view in PROJECTIONS}
 
+#: A view that is stated and none of those that are known: nobody's anterior one.
+OTHER_VIEW = "OTHER"
+NOT_STATED = ("", "UNKNOWN", "UNSPECIFIED")
+
 #: Values that are passed on; anything else in these elements could be a name.
 #: ImageType value 3 (PS3.3 C.8.4.9.1.1) and terms for the parts that are examined (PS3.16 annex L).
 IMAGE_TYPES = frozenset(
@@ -208,11 +212,13 @@ def _view_of_detector(detector: Elements) -> str:
     codes = detector.items(T.VIEW_CODE)
     if not codes:
         return ""
-    by_code = _VIEW_OF_CODE.get(codes[0].text(T.CODE_VALUE), "")
-    by_words = _VIEW_OF_WORDS.get(re.sub(" PROJECTION$", "", codes[0].text(T.CODE_MEANING).upper()), "")
+    code, words = codes[0].text(T.CODE_VALUE), codes[0].text(T.CODE_MEANING).upper()
+    by_code = _VIEW_OF_CODE.get(code, "")
+    by_words = _VIEW_OF_WORDS.get(re.sub(" (PROJECTION|VIEW)$", "", words), "")
     if by_code and by_words and by_code != by_words:
         raise ImageReadError(f"a detector's view has the code of {by_code} but the meaning of {by_words}")
-    return by_code or by_words
+    stated = code or words not in NOT_STATED
+    return by_code or by_words or (OTHER_VIEW if stated else "")
 
 
 def _views(elements: Elements, frames: int, image_type: str) -> tuple[str, ...]:

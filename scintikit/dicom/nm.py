@@ -47,6 +47,11 @@ class HeaderSummary:
     station: str = field(default="", repr=False)
     read_frames: tuple[int, ...] = ()
 
+    @property
+    def lone_view(self) -> str:
+        """The view of a file of which one frame is read; "" for others, and if it is not stated."""
+        return self.views[self.read_frames[0]] if len(self.read_frames) == 1 else ""
+
 
 def scan_header(path: str | os.PathLike[str]) -> HeaderSummary:
     """Read a file's header, without its pixels; any file that is refused says why in `reason` instead of raising."""
@@ -115,7 +120,10 @@ def read_nm(path: Path, energy_window: int | None) -> Scintigram:
     stored = read_pixels(parsed, header, pixels)
     counts = (stored if len(frames) == header.frames else stored[frames]).astype(np.float32)
     if (header.slope, header.intercept) != (1.0, 0.0):
-        counts = (counts.astype(np.float64) * header.slope + header.intercept).astype(np.float32)
+        with np.errstate(over="ignore"):  # told below
+            counts = (counts.astype(np.float64) * header.slope + header.intercept).astype(np.float32)
+    if not np.isfinite(counts).all():
+        raise ImageReadError("its counts are too large for 32-bit numbers; look at its RescaleSlope")
     return Scintigram(
         counts=counts,
         spacing_mm=header.spacing_mm,

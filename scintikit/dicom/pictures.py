@@ -36,7 +36,7 @@ def read_nifti(path: Path) -> Scintigram:
     feet (or the back), which is how radiological viewers show it.
     """
     stored = ordinary_size(path)
-    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
         head = file.read(_NIFTI_HEADER)
         if len(head) < _NIFTI_HEADER:
             raise ImageReadError("it is not NIfTI (too short)" if head else "the file is empty")

@@ -73,8 +73,10 @@ def read_pixels(file: ParsedFile, header: Header, pixels: Pixels) -> np.ndarray:
     shape = header.frames, header.rows, header.columns
     if pixels.decoder:
         return _decode(file.data[pixels.start : pixels.stop], header, file.syntax, pixels.decoder).reshape(shape)
-    count = math.prod(shape)
-    stored = np.frombuffer(file.data, pixels.dtype, count, pixels.start).reshape(shape)
+    data, start, count = file.data, pixels.start, math.prod(shape)
+    if pixels.dtype.itemsize == 1 and file.syntax == ExplicitVRBigEndian and file.elements.words:
+        data, start = np.frombuffer(data, ">u2", (pixels.stop - start) // 2, start).astype("<u2").tobytes(), 0
+    stored = np.frombuffer(data, pixels.dtype, count, start).reshape(shape)
     if pixels.dtype.kind == "f":
         if not np.isfinite(stored).all():
             raise ImageReadError("its pixel data contains NaN or infinity")

@@ -103,6 +103,12 @@ def test_views_that_cannot_be_told_are_refused(nm_file, views, wanted, reason):
         read_scintigram(nm_file(views=views), wanted)
 
 
+def test_a_lone_frame_of_a_view_that_is_not_known_is_not_taken_for_another(nm_file):
+    path = nm_file(_code("49370004", "Lateral", "SCT"), views=("ANT",))
+    with pytest.raises(ImageReadError, match=r"no frame is stated to show the view ANT .*OTHER"):
+        read_scintigram(path, ("ANT",))
+
+
 def test_a_lone_frame_of_unstated_view_is_taken_at_the_callers_word(nm_file):
     assert read_scintigram(nm_file(views=("",)), ("ANT",)).views == ("ANT",)
 
@@ -127,7 +133,10 @@ def _image_id(dataset):
         (_code("G-5216", "Posterior projection"), "POST"),
         (_code("G-5216", "hinten", "SNM3"), "POST"),
         (_code("X1", "Left Anterior Oblique", "99LOCAL"), "LAO"),
-        (_code("X1", "Water's", "99LOCAL"), ""),
+        (_code("X1", "Water's", "99LOCAL"), "OTHER"),
+        (_code("49370004", "Lateral", "SCT"), "OTHER"),
+        (_code("", "Posterior view", "99LOCAL"), "POST"),
+        (_code("", "unknown", "99LOCAL"), ""),
         (_image_id, "POST"),
     ],
 )
@@ -224,6 +233,42 @@ def test_other_native_encodings(nm_file, syntax):
     scan = read_scintigram(path)
     assert np.array_equal(scan.counts, expected)
     assert scan.views == ("ANT", "POST")
+
+
+@pytest.mark.parametrize("vr", ["OB", "OW"])
+def test_bytes_in_big_endian_words_are_not_swapped(nm_file, vr):
+    pixels = np.random.default_rng(3).integers(0, 255, (2, 40, 32)).astype(np.uint8)
+
+    def change(dataset):
+        dataset.BitsAllocated = dataset.BitsStored = 8
+        dataset.HighBit = 7
+        stored_bytes = pixels.tobytes() if vr == "OB" else pixels.view("<u2").astype(">u2").tobytes()
+        dataset["PixelData"].VR = vr
+        dataset.PixelData = stored_bytes
+
+    path = nm_file()
+    dataset = pydicom.dcmread(path)
+    change(dataset)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    pydicom.dcmwrite(path, dataset, implicit_vr=False, little_endian=False, force_encoding=True)
+    assert np.array_equal(read_scintigram(path).counts, pixels.astype(np.float32))
+
+
+def test_a_group_length_before_the_pixels_is_no_second_kind_of_them(nm_file):
+    path = nm_file(transfer_syntax="explicit")
+    expected = read_scintigram(path).counts
+    data = path.read_bytes()
+    place = data.index(b"\xe0\x7f\x10\x00OW")
+    path.write_bytes(data[:place] + b"\xe0\x7f\x00\x00UL\x04\x00" + bytes(4) + data[place:])
+    assert np.array_equal(read_scintigram(path).counts, expected)
+
+
+def test_counts_beyond_32_bits_are_refused(nm_file):
+    def change(dataset):
+        dataset.RescaleSlope, dataset.RescaleIntercept = "1e38", "0"
+
+    with pytest.raises(ImageReadError, match="too large for 32-bit numbers"):
+        read_scintigram(nm_file(change))
 
 
 @pytest.mark.parametrize("kind", ["DYNAMIC", "RECON TOMO", "TOMO"])

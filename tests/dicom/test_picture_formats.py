@@ -22,6 +22,12 @@ def picture(views=1):
     return pixels
 
 
+def test_the_case_of_a_suffix_does_not_matter(tmp_path):
+    write_scintigram(tmp_path / "a.nii.gz", picture(), spacing_mm=SPACING, views=("POST",), uid_seed="1")
+    path = (tmp_path / "a.nii.gz").rename(tmp_path / "A.NII.GZ")
+    assert np.array_equal(read_scintigram(path).counts, picture())
+
+
 @pytest.mark.parametrize("name", ["a.dcm", "a.nii", "a.nii.gz", "a.png"])
 @pytest.mark.parametrize("reader", ["scintikit.dicom.ScintigramReader", ScintigramReader])
 def test_load_imaged_gives_one_array_for_every_format(tmp_path, name, reader):
