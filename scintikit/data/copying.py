@@ -73,9 +73,9 @@ def copy_entry(
             files["mask"] = f"masks/{entry.name}{'.nii.gz' if spacing else '.png'}"
             mask = _read(mask_path).counts
             _check_mask(mask, picture.counts)
-            if not writer.has(files["mask"]):
+            if not _has(writer, files["mask"], [*paths, mask_path]):
                 _write(writer.folder / files["mask"], picture, mask, spacing, entry.uid_seed)
-        if not writer.has(files["image"]):
+        if not _has(writer, files["image"], paths):
             _write(writer.folder / files["image"], picture, picture.counts, spacing, entry.uid_seed)
     except ScintikitError as error:
         reason = str(error)
@@ -83,6 +83,12 @@ def copy_entry(
             reason = bare_reason(reason, named)
         return reason
     return files
+
+
+def _has(writer: DatasetWriter, relative: str, sources: Sequence[Path]) -> bool:
+    """Tell whether a file was written after its sources were changed last."""
+    newest = max(path.stat().st_mtime_ns for path in sources)
+    return writer.has(relative) and (writer.folder / relative).stat().st_mtime_ns >= newest
 
 
 def _read_entry(paths: Sequence[Path], named_views: bool) -> Scintigram:

@@ -39,7 +39,9 @@ class Row:
 
     def says_the_same(self, other: Row) -> bool:
         """Whether both rows would make the same item of a picture."""
-        return all(getattr(self, name) == getattr(other, name) for name in ("label", "centre", "mask", "prompt"))
+        patients = {self.patient, other.patient} - {""}
+        same = (getattr(self, name) == getattr(other, name) for name in ("label", "centre", "mask", "prompt"))
+        return len(patients) < 2 and all(same)
 
 
 def read_labels(path: str | os.PathLike[str]) -> list[Row]:

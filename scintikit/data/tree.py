@@ -99,7 +99,7 @@ def describe(root: Path, relative: str) -> Picture | str:
         institution=header.institution or header.station,
         study=header.study_uid,
         series=header.series_uid,
-        view=header.views[0] if header.frames == 1 else "",
+        view=header.lone_view,
         image_type=header.image_type,
         synthetic=header.synthetic,
     )

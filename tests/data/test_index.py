@@ -338,6 +338,23 @@ def test_masks_and_several_diseases(tree, tmp_path):
     assert [paths for reason, paths in result.refused.items() if "mask" in reason] == [["0/deep/IM03"]]
 
 
+def test_a_mask_that_was_corrected_is_taken_by_the_next_run(tree, tmp_path):
+    rows = [{"patient": f"ID{n}", "label": "ab"[n % 2], "mask": "m/one.nii.gz" if n == 1 else ""} for n in range(20)]
+    table = write_table(tmp_path / "l.csv", rows)
+    for value in (1, 2):
+        mask = np.full((1, 16, 12), value, np.uint16)
+        write_scintigram(tree / "m/one.nii.gz", mask, spacing_mm=(2, 2.5), views=("",), uid_seed="")
+        run(tree, tmp_path / "d", table)
+        (item,) = [item for item in all_items(tmp_path / "d") if "mask" in item]
+        assert read_scintigram(tmp_path / "d" / item["mask"]).counts.max() == value
+
+
+def test_rows_that_contradict_each_other_about_the_patient_are_an_error(tree, tmp_path):
+    rows = [{"file": "IM20.dcm", "label": "a", "patient": patient} for patient in ("P1", "P2")]
+    with pytest.raises(DatasetError, match="contradicts"):
+        run(tree, tmp_path / "d", write_table(tmp_path / "l.csv", rows))
+
+
 def save(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
@@ -443,6 +460,14 @@ def test_command_prints_takes_and_refusals_and_fails_when_nothing_is_usable(tree
     with pytest.raises(SystemExit) as stopped:
         command(monkeypatch, "index", tmp_path / "empty", "--output", tmp_path / "e")
     assert stopped.value.code == 1
+
+
+def test_a_folder_may_look_like_a_number(write, item, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("original", training=[item("A_1")])
+    monkeypatch.setattr(sys, "argv", ["tools", "compose", "original", "--output", "2024_01"])
+    main()
+    assert (tmp_path / "2024_01" / "dataset.json").is_file()
 
 
 def test_compose_command(write, item, tmp_path, monkeypatch, capsys):

@@ -264,3 +264,17 @@ def test_normal_is_no_disease(public, tmp_path):
         DatasetError, match=r"'normal' is no class but the absence of all of them; give --negative normal"
     ):
         run(public, tmp_path / "d", multi_label=True, classes=["metastasis", "normal", "no metastasis"])
+
+
+def test_files_of_two_energy_windows_are_paired_by_the_view_of_their_photopeak(tmp_path):
+    windows = [(126.0, 154.0), (92.0, 125.0)]
+    for name, view in (("a", "ANT"), ("b", "POST")):
+        path = tmp_path / "tree" / f"{name}.dcm"
+        path.parent.mkdir(exist_ok=True)
+        counts = np.concatenate([frame(1), frame(2)])
+        options = {"spacing_mm": (2.0, 2.0), "views": [view, view], "energy_windows_kev": windows}
+        write_scintigram(path, counts, uid_seed=name, image_type="WHOLE BODY", synthetic=False, **options)
+        dataset = pydicom.dcmread(path)
+        dataset.StudyInstanceUID, dataset.PatientID = STUDY, "ID"
+        dataset.save_as(path)
+    assert list(grouped(tmp_path / "tree").values()) == [["a.dcm", "b.dcm"]]
