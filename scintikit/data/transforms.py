@@ -22,7 +22,9 @@ class RefuseEmptyd(MapTransform):
         for key in self.key_iterator(dict(data)):
             image = data[key]
             if not bool((image > 0).any()):
-                raise ImageReadError(f"{image.meta.get('filename_or_obj', key)} holds no counts; leave it out")
+                raise ImageReadError(
+                    f"{image.meta.get('filename_or_obj', key)} holds no counts where the network looks; leave it out"
+                )
         return dict(data)
 
 

@@ -78,5 +78,7 @@ class TwoViewAugmentation(BatchAugmentation):
         body = torch.cat([moved[0][:, None], moved[1].unflatten(1, body[:, 1:].shape[1:3])], dim=1)
         draw = torch.rand(len(images), generator=self.generator)
         absent = torch.stack([draw < self.one_view / 2, draw > 1 - self.one_view / 2], dim=1)
-        everything = mirror_posterior(body).masked_fill(absent[:, None, :, None, None].to(images.device), 0)
+        # A patient of whom there is one view keeps it.
+        absent = absent.to(images.device) & (images.amax((2, 3)) > 0).all(dim=1, keepdim=True)
+        everything = mirror_posterior(body).masked_fill(absent[:, None, :, None, None], 0)
         return everything[:, 0] if maps is None else (everything[:, 0], everything[:, 1:])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from scintikit.data import load_dataset
 from scintikit.dicom import read_scintigram, write_scintigram
-from scintikit.errors import ConfigError, DatasetError
+from scintikit.errors import ConfigError, DatasetError, ScintikitError
 from tools.run import run
 
 
@@ -57,6 +57,17 @@ def test_every_file_is_in_the_table_once(predictions: Path) -> None:
     assert "holds no counts" in table.loc["empty.dcm", "error"]
     probabilities = table.loc[sorted(good), [column for column in table if column.startswith("p_")]]
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-4)
+
+
+def test_a_picture_whose_counts_all_lie_outside_the_crop_is_no_picture(tiny_model: Path, tmp_path: Path) -> None:
+    counts = np.zeros((1, 256, 256), np.uint16)
+    counts[:, :8] = 50
+    (tmp_path / "in").mkdir()
+    write_scintigram(tmp_path / "in/a.dcm", counts, spacing_mm=(2.4, 2.4), views=("ANT",), uid_seed="a")
+    folders = {"dataset_dir": str(tmp_path / "in"), "ckpt_dir": str(tiny_model), "output_dir": str(tmp_path / "out")}
+    with pytest.raises(ScintikitError, match="none of the 1 files could be read"):
+        run("thyroid_cls", "inference", **folders)
+    assert "holds no counts where the network looks" in (tmp_path / "out/predictions.csv").read_text()
 
 
 def test_formats_of_one_picture_agree(predictions: Path) -> None:

@@ -50,6 +50,12 @@ def test_now_and_then_one_view_is_left() -> None:
     assert all(0.18 < share < 0.32 for share in shares), shares
 
 
+def test_a_patient_of_one_view_keeps_it() -> None:
+    views = torch.rand(200, 2, 4, 4) + 0.1
+    views[:100, 0], views[100:, 1] = 0, 0
+    assert torch.equal(augmentation(one_view=1.0)(views), views)
+
+
 def test_maps_move_along_and_keep_their_values(patients: torch.Tensor) -> None:
     maps = (patients[:, None] > 0.5).float().expand(-1, 3, -1, -1, -1)
     moved, along = augmentation(flip=0.5, shift=0.2, brightness=0.5)(patients, maps)
