@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from fire.decorators import SetParseFns
 
 from scintikit import __version__
 from scintikit.data import Dataset, Item, item_id, load_datalist, load_dataset
 from scintikit.data.contract import FILE_NAME, SPLITS, SYNTHETIC_KINDS, check
+from scintikit.data.views import body_frame
 from scintikit.engines.outputs import NOTICE
 from scintikit.errors import ConfigError, DatasetError
 from scintikit.files import write_atomic, write_json
@@ -89,8 +91,14 @@ def audit(
     pictures = {
         side: load_pictures(found, source.preprocessing, label=f"reading {side}") for side, found in items.items()
     }
-    bank, features = TrainingPictures(pictures["training"]), embed(pictures["training"], "features of training")
-    held_out, measured = (_measure(pictures[side], bank, features, embed, side) for side in ("held-out", "synthetic"))
+    views = source.settings.get("views", ())
+    bank, features = (
+        TrainingPictures(_framed(pictures["training"], views)),
+        embed(pictures["training"], "features of training"),
+    )
+    held_out, measured = (
+        _measure(pictures[side], views, bank, features, embed, side) for side in ("held-out", "synthetic")
+    )
     thresholds = {
         measure: lower_tail_threshold(held_out[measure], (1 - quantile) / len(MEASURES)) for measure in MEASURES
     }
@@ -107,7 +115,14 @@ def audit(
             **_method_json(embed, features.shape[1], bundle, source.settings),
             "scintikit": __version__,
         }
-        _write(Path(output).expanduser(), result, table, held_out, _pairs(measured.head(PAIRS), pictures), provenance)
+        _write(
+            Path(output).expanduser(),
+            result,
+            table,
+            held_out,
+            _pairs(measured.head(PAIRS), pictures, views),
+            provenance,
+        )
     if drop:
         _drop(datasets["synthetic"].root, table)
 
@@ -133,11 +148,21 @@ def _generated_items(dataset: Dataset) -> list[Item]:
     return found
 
 
+def _framed(pictures: np.ndarray, views: Sequence[str]) -> np.ndarray:
+    """Return pictures `(N, views, H, W)`, as displayed, so that a shift moves the patient in all views; and back."""
+    return body_frame(torch.from_numpy(pictures), views).numpy()
+
+
 def _measure(
-    pictures: np.ndarray, bank: TrainingPictures, features: np.ndarray, embed: Extractor, side: str
+    pictures: np.ndarray,
+    views: Sequence[str],
+    bank: TrainingPictures,
+    features: np.ndarray,
+    embed: Extractor,
+    side: str,
 ) -> pd.DataFrame:
     """Return for each picture its nearest training pictures by number, and how near they are."""
-    near = bank.nearest(pictures, f"comparing {side}")
+    near = bank.nearest(_framed(pictures, views), f"comparing {side}")
     own = embed(pictures, f"features of {side}")
     mirrored = embed(pictures[..., ::-1], f"features of {side}, mirrored")
     by_features, distance = nearest_by_features(own, mirrored, features)
@@ -240,10 +265,13 @@ def _print(result: Mapping[str, Any], table: pd.DataFrame) -> None:
     )
 
 
-def _pairs(measured: pd.DataFrame, pictures: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(
+    measured: pd.DataFrame, pictures: Mapping[str, np.ndarray], views: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return synthetic pictures moved onto their nearest training pictures, and those; several views side by side."""
     shift = measured[["shift_down", "shift_right"]].to_numpy()
-    moved = align(pictures["synthetic"][measured.index], measured["flip"].to_numpy(), shift)
+    framed = _framed(pictures["synthetic"][measured.index], views)
+    moved = _framed(align(framed, measured["flip"].to_numpy(), shift), views)
     sides = (moved, pictures["training"][measured["nearest"]])
     first, second = (np.concatenate(list(side.swapaxes(0, 1)), axis=-1) for side in sides)
     return first, second

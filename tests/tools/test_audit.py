@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from scintikit.data import DatasetWriter, compose, load_datalist, load_dataset
 from scintikit.dicom import read_scintigram, write_scintigram
 from scintikit.errors import ConfigError, DatasetError
+from scintikit.metrics.memorisation import TrainingPictures
 from scintikit.phantoms import CLASSES, simulated_dataset
 from tools import audit as module
 from tools.audit import audit, drop_items
@@ -300,6 +302,24 @@ def test_augmented_pictures_are_copies_by_design(tiny_dataset: str, copy: Path) 
 
     with pytest.raises(DatasetError, match="no training item is generated"):
         audit(tiny_dataset, change(copy, edit))
+
+
+def test_a_copy_of_two_views_is_found_wherever_the_patient_lies() -> None:
+    """On the table to the right is right in the anterior view and left in the posterior one."""
+    rng, views = np.random.default_rng(0), ("ANT", "POST")
+    pictures = gaussian_filter(rng.random((6, 2, 128, 32)), (0, 0, 3, 2)).astype(np.float32)
+    pictures = (pictures - pictures.min()) / np.ptp(pictures)
+    moved = module._framed(np.roll(module._framed(pictures, views), 2, axis=-1), views)
+    bank = TrainingPictures(module._framed(pictures, views))
+
+    def embed(pictures: np.ndarray, label: str = "") -> np.ndarray:
+        return pictures.reshape(len(pictures), -1)[:, ::64]
+
+    found = module._measure(moved, views, bank, embed(pictures), embed, "copies")
+    assert found["nearest"].tolist() == list(range(6))
+    assert set(found["shift_right"].abs().round()) == {2}
+    as_displayed = TrainingPictures(pictures).nearest(moved, "copies").distance
+    assert (found["distance"] < 0.3 * as_displayed).all()
 
 
 @pytest.mark.slow
