@@ -8,6 +8,9 @@ from pathlib import Path
 
 from scintikit.errors import ConfigError
 
+#: In the root of a packed bundle: the SHA-256 of each of its files.
+MANIFEST = "manifest.json"
+
 
 def find_root(name: str) -> str:
     """Return the folder of the bundle called `name` in its metadata, so that no config names a path.

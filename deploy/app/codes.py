@@ -51,6 +51,7 @@ def finding(name: str) -> CodedConcept:
     if name in FINDINGS:
         return FINDINGS[name]
     value = re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_")
-    if not value or len(value) > 16:  # the most that Code Value holds
+    # What was left out could tell two classes apart; and 16 characters are the most that Code Value holds.
+    if value.replace("_", " ") != name.upper() or len(value) > 16:
         value = hashlib.sha256(name.encode()).hexdigest()[:16].upper()
     return _private(value, name[:64])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from scintikit.classifier import Classifier
+from scintikit.data.tree import printable
+from scintikit.dicom import ScintigramWarning
 from scintikit.engines.outputs import NOTICE, Prediction
 from scintikit.errors import ImageReadError
 from scintikit.files import write_atomic, write_json
@@ -74,7 +77,10 @@ def process_study(
     written: list[Path] = []
     for name, classifier in classifiers.items():
         jobs = [job for job in selection.jobs if job.rule.bundle == name]
-        for job, prediction in zip(jobs, classifier.classify([_item(job) for job in jobs]), strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ScintigramWarning)  # it names the file
+            predictions = classifier.classify([_item(job) for job in jobs])
+        for job, prediction in zip(jobs, predictions, strict=True):
             reason = _refusal(job, prediction)
             if not reason:
                 try:
@@ -97,7 +103,8 @@ def _refusal(job: Job, prediction: Prediction) -> str:
     """Return why the bundle did not read the job; without the paths, which may hold names."""
     reason = prediction.content.get("error", "")
     for number, instance in enumerate(job.instances, 1):
-        reason = reason.replace(str(instance.path), f"file {number}")
+        for path in (str(instance.path), printable(str(instance.path))):
+            reason = reason.replace(path, f"file {number}")
     return reason
 
 

@@ -249,7 +249,7 @@ def _groups(rule: Rule, members: Sequence[Instance]) -> list[tuple[Instance, ...
             patient=instance.header.patient_id,
             study=instance.study,
             series=instance.series,
-            view=instance.header.views[0] if instance.header.frames == 1 else "",
+            view=instance.header.lone_view,
             image_type=instance.header.image_type,
         ): instance
         for instance in members

@@ -14,6 +14,7 @@ from typing import Any
 
 from deploy.monailabel.bridge import OPTIONS
 from scintikit.data import find_images
+from scintikit.data.tree import printable
 from scintikit.errors import ConfigError, DatasetError, ScintikitError
 from tools.run import run
 
@@ -49,7 +50,8 @@ def answer(bundle: str, image: str, ckpt_dir: str, options: dict[str, Any]) -> d
     # An unreadable image has a file of its own, which says why.
     content = contents[0] if len(contents) == 1 else {"error": reason}
     if "error" in content:  # a client need not know the server's folders
-        content["error"] = content["error"].replace(image, Path(image).name)
+        for path in (image, printable(image)):
+            content["error"] = content["error"].replace(path, Path(image).name)
     return content
 
 

@@ -70,9 +70,13 @@ class Archive:
         """Write an instance's DICOM file."""
         path.write_bytes(self._request("GET", f"/instances/{instance}/file").content)
 
-    def holds(self, uid: str) -> bool:
-        """Tell whether there is an instance of this SOP Instance UID."""
-        return any(found["Type"] == "Instance" for found in self._json("POST", "/tools/lookup", data=uid))
+    def holds(self, uid: str, study: str) -> bool:
+        """Tell whether a study has an instance of this SOP Instance UID.
+
+        To Orthanc a study that was sent again under a corrected PatientID is another one, with the same UIDs.
+        """
+        found = self._json("POST", "/tools/lookup", data=uid)
+        return any(entry["Type"] == "Instance" and self.study_of(entry["ID"]) == study for entry in found)
 
     def store(self, path: Path) -> None:
         """Store a DICOM file; one that is there already stays as it is."""

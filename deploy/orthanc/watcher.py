@@ -272,7 +272,7 @@ class Watcher:
             result = pydicom.dcmread(path)
             if "PixelData" in result and thumbnail is None:
                 thumbnail = draw_thumbnail(result)
-            if not self.archive.holds(result.SOPInstanceUID):
+            if not self.archive.holds(result.SOPInstanceUID, job.study.study):
                 self.archive.store(path)
         return thumbnail
 

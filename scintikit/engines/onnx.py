@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from scintikit import __version__
+from scintikit.bundles import MANIFEST
 from scintikit.engines.calibration import load_weights
 from scintikit.errors import ConfigError, MissingExtraError
 from scintikit.files import file_sha256, write_atomic
@@ -249,8 +250,11 @@ class OnnxNetwork(nn.Module):
         model_sha256 = file_sha256(weights)
         if self.path.is_file() and (session := self._fitting(images, model_sha256)):
             return session
-        logger.info("writing %s", self.path)
         content = _encode(self.network, images, self.feature_layer, model_sha256)
+        if (self.path.parent.parent / MANIFEST).is_file():  # whose hashes it must keep
+            logger.warning("%s of a package does not fit; it is made anew each time", self.path)
+            return self._start(content)
+        logger.info("writing %s", self.path)
         try:
             write_atomic(self.path, content)
         except OSError as error:  # a folder that may only be read

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from scintikit.bundles import MANIFEST
 from scintikit.errors import PackageError
 from scintikit.files import file_sha256, write_json
 from scintikit.packing.archive import check_name
 
-NAME = "manifest.json"
+NAME = MANIFEST
 #: What it says of the bundle as a whole, as the metadata does.
 DESCRIBED = ("name", "version", "changelog")
 #: What running a bundle in its own folder leaves there.

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from deploy.app import process
+from deploy.app import codes, process
 from deploy.app.models import load_classifiers
 from deploy.app.process import Outcome, process_study
 from scintikit.classifier import Classifier
@@ -237,6 +237,24 @@ def test_an_unsuitable_study_ends_in_a_json_that_says_why(
     assert said["status"] == "unsuitable"
     assert any(reason.startswith("job ") and "no counts" in reason for reason in said["reasons"])
     assert any("modality CT" in reason for reason in said["reasons"])
+
+
+def test_a_refusal_does_not_tell_where_the_file_lies(
+    send: Callable[..., Path], classifiers: Classifiers, tmp_path: Path
+) -> None:
+    empty = send("a.dcm", "thyroid", PixelData=b"\0" * 2 * 128 * 128)
+    folder = tmp_path / "M\u3000Mueller"
+    folder.mkdir()
+    outcome = process_study([empty.rename(folder / "a.dcm")], tmp_path / "out", classifiers)
+    assert not [reason for reason in outcome.reasons if "Mueller" in reason]
+    assert any("file 1 holds no counts" in reason for reason in outcome.reasons)
+
+
+def test_codes_of_own_classes_tell_them_apart() -> None:
+    names = ("grade 1+", "grade 1-", "узловой зоб 2", "диффузный зоб 2", "grade 1")
+    values = [codes.finding(name).value for name in names]
+    assert len(set(values)) == len(names)
+    assert values[-1] == "GRADE_1"
 
 
 def test_a_killed_run_leaves_whole_files_and_a_second_run_the_rest(

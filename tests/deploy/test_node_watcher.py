@@ -21,7 +21,7 @@ FAST = Settings(stable_s=0.1, poll_s=0.02, attempts=3, first_wait_s=0.02)
 
 
 class MemoryArchive:
-    """What the watcher asks of Orthanc; it stores by SOP Instance UID, and lets it be out of order."""
+    """What the watcher asks of Orthanc, whose names go by PatientID and UID; and lets it be out of order."""
 
     def __init__(self):
         self.files, self.log, self.stored = {}, [], []
@@ -32,10 +32,13 @@ class MemoryArchive:
     def put(self, path, announce=True):
         data = path.read_bytes()
         header = pydicom.dcmread(path, stop_before_pixels=True)
-        study, series = (hashlib.sha1(header[key].value.encode()).hexdigest() for key in ("0020000D", "0020000E"))
+        study, series, instance = (
+            hashlib.sha1(f"{header.PatientID} {uid}".encode()).hexdigest()
+            for uid in (header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID)
+        )
         new = self.study(study) is None
-        self.files[header.SOPInstanceUID] = (study, series, header, data)
-        self._say("NewInstance", header.SOPInstanceUID)
+        self.files[instance] = (study, series, header, data)
+        self._say("NewInstance", instance)
         if new:
             self._say("NewStudy", study)
         if announce:
@@ -80,8 +83,8 @@ class MemoryArchive:
     def download(self, instance, path):
         path.write_bytes(self.files[instance][3])
 
-    def holds(self, uid):
-        return uid in self.files
+    def holds(self, uid, study):
+        return any(file[0] == study and file[2].SOPInstanceUID == uid for file in self.files.values())
 
     def store(self, path):
         if self.refusing:
@@ -185,6 +188,20 @@ def test_new_source_images_are_handled_and_the_old_result_stays(night, tmp_path)
     night.archive.put(second)
     night.run(lambda rows: settled("done")(rows) and night.count("SR") == 2)
     assert night.calls == [1, 2]
+
+
+def test_a_study_that_comes_again_under_a_corrected_patient_id_gets_its_own_report(night, tmp_path):
+    (path,) = parts.make_study(tmp_path, 0)
+    night.archive.put(path)
+    night.run(settled("done"))
+    file = pydicom.dcmread(path)
+    file.PatientID = "CORRECTED"
+    file.save_as(path)
+    night.archive.put(path)
+    night.run(settled("done", "done"))
+    of = [entry[2].PatientID for entry in night.archive.files.values() if entry[2].Modality == "SR"]
+    assert len(of) == 2
+    assert len({entry[0] for entry in night.archive.files.values() if entry[2].Modality == "SR"}) == 2
 
 
 def test_a_study_whose_stability_was_never_announced_is_not_lost(night, tmp_path):
@@ -296,7 +313,7 @@ def test_an_archive_that_is_away_is_no_fault_of_a_study(night, tmp_path):
         night.archive.holds = away
         return parts.run_cheaply(files, output)
 
-    def away(uid):
+    def away(uid, study):
         raise ArchiveAway("away")
 
     night.application = unplug

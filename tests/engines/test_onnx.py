@@ -42,6 +42,8 @@ class Small(nn.Module):
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with `model.pt`."""
+    tmp_path = tmp_path / "models"
+    tmp_path.mkdir()
     torch.manual_seed(0)
     network = Small()
     network(torch.rand(8, 1, 16, 12))  # batch statistics worth the name
@@ -118,6 +120,18 @@ def test_a_file_of_other_weights_is_never_run(
     for other in (first, b"damaged"):
         (folder / "model.onnx").write_bytes(other)
         torch.testing.assert_close(networks()[1](images), network(images), atol=1e-4, rtol=1e-5)
+
+
+def test_the_file_of_a_package_stays_as_its_manifest_says(
+    folder: Path, networks: Networks, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "model.onnx").write_bytes(b"of another version")
+    (folder.parent / "manifest.json").touch()
+    network, prepared = networks()
+    images = torch.rand(1, 1, 16, 12)
+    torch.testing.assert_close(prepared(images), network(images), atol=1e-5, rtol=0)
+    assert (folder / "model.onnx").read_bytes() == b"of another version"
+    assert "of a package does not fit" in caplog.text
 
 
 def test_images_of_another_size_get_another_file(networks: Networks) -> None:
