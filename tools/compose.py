@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+from fire.decorators import SetParseFns
+
 from scintikit.data import compose as merge
 from scintikit.data import load_dataset
 
 
+@SetParseFns(output=str)
 def compose(
     *sources: str, output: str, copy: bool = False, synthetic_only: bool = False, per_class: int | None = None
 ) -> None:

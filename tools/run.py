@@ -26,6 +26,8 @@ COMPONENT_DEFAULTS = ("dataset_dir", "class_names")
 LISTS = ("class_names",)
 #: Lists of things to do and of components.
 MACHINERY = ("imports", "initialize", "finalize", "handlers")
+#: Options whose value is a name or words, also if it looks like a number or a list.
+VERBATIM = ("prompt", "only", "dataset_dir", "output_dir", "ckpt_dir", "log_dir")
 #: Configs that are no overlay.
 MAIN_CONFIGS = ("train", "evaluate", "inference", "metadata")
 
@@ -35,7 +37,7 @@ def _verbatim(text: str) -> str | bool | None:
     return {"True": True, "None": None}.get(text, text)
 
 
-@SetParseFns(prompt=_verbatim, only=_verbatim)
+@SetParseFns(**dict.fromkeys(VERBATIM, _verbatim))
 def run(bundle: str, task: str, overlay: str | tuple[str, ...] = (), **overrides: Any) -> None:
     """Run a task of a bundle.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from fire.decorators import SetParseFns
+
 from scintikit.data import load_dataset
 from scintikit.data.splits import classes_of
 from scintikit.errors import ConfigError
@@ -11,6 +13,7 @@ from scintikit.phantoms import PROFILES, skeleton
 from scintikit.phantoms import simulate as make_thyroid
 
 
+@SetParseFns(profile=str, output=str)
 def simulate(profile: str = "demo", seed: int = 0, output: str | None = None, workers: int | None = None) -> None:
     """Make a dataset of simulated scintigrams of nine cameras and print how many of each class it has.
 
