@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from scintikit.engines.saving import save_atomic
 from scintikit.errors import ConfigError
-from scintikit.files import file_sha256, write_atomic
+from scintikit.files import file_sha256
 from scintikit.metrics import conformal_threshold, fit_ood, sensitivity_thresholds
 
 logger = logging.getLogger(__name__)
@@ -136,9 +136,7 @@ def calibrate(
         **decision,
         "ood": _tensors(fit_ood(known["features"], held_out["features"])),
     }
-    buffer = io.BytesIO()
-    torch.save(calibration, buffer)
-    write_atomic(path, buffer.getvalue())
+    save_atomic(path, calibration)
     logger.info("wrote %s: %s", path, decision)
     return path
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 from collections.abc import Mapping
@@ -14,8 +13,8 @@ from ignite.engine import Events
 from ignite.handlers import EMAHandler
 from monai.engines import Workflow
 
+from scintikit.engines.saving import save_atomic
 from scintikit.errors import ConfigError, ScintikitError
-from scintikit.files import write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -129,9 +128,9 @@ class Checkpoints:
             if main_process:
                 best = self.network if self.average is None else self.average
                 weights = {k: v.cpu().contiguous() for k, v in best.state_dict().items()}
-                _save(self.folder / "model.pt", weights)
+                save_atomic(self.folder / "model.pt", weights)
         if main_process:
-            _save(self.folder / "last.pt", self._state(engine))
+            save_atomic(self.folder / "last.pt", self._state(engine))
         self._stop_if_stale(engine)
 
     def _is_best(self, metric: float) -> bool:
@@ -166,9 +165,3 @@ class Checkpoints:
         if self.patience and self.best_epoch and engine.state.epoch - self.best_epoch >= self.patience:
             logger.info("no better validation metric since epoch %d: training stops", self.best_epoch)
             engine.terminate()
-
-
-def _save(path: Path, value: Any) -> None:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    write_atomic(path, buffer.getvalue())

@@ -16,9 +16,15 @@ from monai.handlers import ValidationHandler
 from tqdm import tqdm
 
 from scintikit.data.augmentation import mix_seed
-from scintikit.errors import ScintikitError
+from scintikit.errors import ConfigError, ScintikitError
 
 logger = logging.getLogger(__name__)
+
+
+def check_interval(interval: int) -> None:
+    """Raise `ConfigError` if something cannot be done every so many epochs."""
+    if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+        raise ConfigError(f"an interval is {interval!r}; expected a whole number of epochs, at least 1")
 
 
 class SeedEpoch:
@@ -101,6 +107,7 @@ class ValidateEpochs(ValidationHandler):
     """
 
     def __init__(self, validator: Evaluator, interval: int = 1) -> None:
+        check_interval(interval)
         super().__init__(interval=interval, validator=validator)
 
     def attach(self, engine: Engine) -> None:
@@ -219,6 +226,7 @@ class TensorBoardImages:
         interval: int = 5,
         keys: Sequence[str] = ("image",),
     ) -> None:
+        check_interval(interval)
         self.writer = writer
         self.tag = tag
         self.count = count
@@ -252,6 +260,7 @@ class EpochProgress:
     def __init__(self, evaluator: Any = None, keys: Sequence[str] = ("loss",)) -> None:
         self.evaluator = evaluator
         self.keys = tuple(keys)
+        self.bar: Any = None
 
     def attach(self, engine: Workflow) -> None:
         """Register with the trainer."""
@@ -281,6 +290,7 @@ class EpochProgress:
         self.bar.update()
 
     def _close(self, engine: Workflow, error: BaseException | None = None) -> None:
-        self.bar.close()
+        if self.bar is not None:  # else another handler failed before this one began
+            self.bar.close()
         if error is not None:
             raise error

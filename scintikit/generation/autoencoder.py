@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,8 +17,9 @@ from tqdm import tqdm
 
 from scintikit.data.augmentation import mix_seed
 from scintikit.engines.device import pick_dtype
+from scintikit.engines.saving import save_atomic
 from scintikit.errors import ConfigError
-from scintikit.files import file_sha256, write_atomic
+from scintikit.files import file_sha256
 from scintikit.generation.counts import grain_deviation
 from scintikit.generation.statistics import check_trained
 
@@ -82,6 +82,8 @@ class AutoencoderStep:
         self.kl_weight = kl_weight
         self.adversarial_weight = adversarial_weight
         self.warmup_epochs = warmup_epochs
+        if precision == "fp16":
+            raise ConfigError("this training has no scaled loss for fp16; give --precision bf16 or fp32")
         self.precision = precision
         self.adversarial = PatchAdversarialLoss(criterion="least_squares")
         self.generator = torch.Generator().manual_seed(0)
@@ -177,19 +179,17 @@ def measure_latents(autoencoder: Any, weights: str, ckpt_dir: str, pictures: Dat
     device = next(autoencoder.parameters()).device
     autoencoder.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
     autoencoder.eval()
-    sums = torch.zeros(2, len(autoencoder.shift), dtype=torch.float64, device=device)
+    sums = torch.zeros(2, len(autoencoder.shift), dtype=torch.float64)  # on the CPU: Apple's GPUs have no float64
     count = 0
     for batch in tqdm(DataLoader(pictures, batch_size=32), desc="measuring latents", leave=False):
-        mean = autoencoder.posterior(batch["image"].to(device))[0].double()
+        mean = autoencoder.posterior(batch["image"].to(device))[0].cpu().double()
         sums += torch.stack([mean.sum(dim=(0, 2, 3)), mean.square().sum(dim=(0, 2, 3))])
         count += mean.numel() // mean.shape[1]
     mean, square = sums / count
     deviation = (square - mean**2).clamp(min=SILENT).sqrt()
     autoencoder.shift.copy_(mean)
     autoencoder.scale.copy_(deviation)
-    buffer = io.BytesIO()
-    torch.save({name: value.cpu().contiguous() for name, value in autoencoder.state_dict().items()}, buffer)
-    write_atomic(path, buffer.getvalue())
+    save_atomic(path, {name: value.cpu().contiguous() for name, value in autoencoder.state_dict().items()})
     logger.info("wrote %s: latents have deviations %s", path, [round(value, 3) for value in deviation.tolist()])
     return path
 

@@ -24,7 +24,7 @@ from scintikit.files import file_sha256
 from scintikit.generation.devices import EvaluatorParts, name_devices, one_thread, run_in_processes
 from scintikit.generation.records import RECORDS, Record, record_path
 from scintikit.generation.requests import MissingBatches, RequestBatches
-from scintikit.generation.statistics import FILE_NAME
+from scintikit.generation.statistics import FILE_NAME, patient_hash
 from scintikit.generation.writing import NOTICE, WriteBatches, resumable
 
 logger = logging.getLogger(__name__)
@@ -136,8 +136,16 @@ class Generation:
         )
 
     def _check_external(self, source: Dataset) -> None:
-        """Raise `DatasetError` if the model knows a centre that the dataset keeps apart for its external test."""
+        """Raise `DatasetError` if the model knows a patient or external centre on whom others will be measured."""
         centres = {split: {item["centre"] for item in items} for split, items in source.splits.items()}
+        held_out = {item["patient"] for split in ("validation", "test") for item in source.splits[split]}
+        known = sum(patient_hash(patient) in self.statistics.patients for patient in held_out)
+        if known:
+            raise DatasetError(
+                f"the model in {self.statistics.ckpt_dir} was trained on {known} patients whom {source.root} keeps for "
+                "validation or test: what learns from its pictures could not be measured there. Train the generator on "
+                "this dataset"
+            )
         external = centres["test"] - centres["training"] - centres["validation"]
         seen = sorted(external & self.statistics.centres)
         if seen:

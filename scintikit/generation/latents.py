@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from monai.data import CacheDataset
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from tqdm import tqdm
 
 from scintikit.data.contract import Item
 from scintikit.data.views import mirrored_prompt
-from scintikit.files import file_sha256, write_atomic
+from scintikit.engines.saving import save_atomic
+from scintikit.errors import ConfigError
+from scintikit.files import file_sha256
 from scintikit.generation.diffusion import Autoencoder
 from scintikit.generation.text import Tokenizer
 
@@ -55,6 +57,13 @@ class LatentDataset(Dataset):
         Of the augmentation.
     name
         Of the file.
+    settings
+        What decides the preprocessing beside the items: latents of other settings are not used again.
+
+    Raises
+    ------
+    ConfigError
+        If a worker of a DataLoader would have to encode.
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class LatentDataset(Dataset):
         copies: int = 0,
         seed: int = 0,
         name: str = "latents",
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.data = data
         self.transform = transform
@@ -80,6 +90,7 @@ class LatentDataset(Dataset):
         self.copies = copies if augmentation is not None else 0
         self.seed = seed
         self.name = name
+        self.settings = settings or {}
         self.version = 0
 
     def reseed(self, *numbers: int) -> None:
@@ -116,6 +127,10 @@ class LatentDataset(Dataset):
     @cached_property
     def encoded(self) -> dict[str, Any]:
         """`latents` `(versions, N, c, h, w)` float16 and `masks` `(versions, N, M + 1, h, w)` uint8, of 255."""
+        if get_worker_info() is not None:
+            raise ConfigError(
+                "latents are tensors in memory, which workers would encode once each; give --num_workers 0"
+            )
         path = Path(self.ckpt_dir) / f"{self.name}.pt"
         key = self._key()
         if path.is_file():
@@ -123,16 +138,16 @@ class LatentDataset(Dataset):
             if kept["key"] == key:
                 return kept
         content = {**self._encode(), "key": key}
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        write_atomic(path, buffer.getvalue())
+        save_atomic(path, content)
         return content
 
     def _key(self) -> str:
         """Return what decides the latents."""
         digest = hashlib.sha256(self.autoencoder.sha256.encode())
         for item in self.data:
-            digest.update(f"{item['id']} {file_sha256(Path(item['image']))}\n".encode())
+            files = [file_sha256(Path(item[kind])) for kind in ("image", "mask") if kind in item]
+            digest.update(f"{item['id']} {item['centre']} {' '.join(files)}\n".encode())
+        digest.update(json.dumps(self.settings, sort_keys=True, default=str).encode())
         augmentation = {} if self.augmentation is None else vars(self.augmentation)
         plain = {name: value for name, value in augmentation.items() if isinstance(value, int | float | str)}
         digest.update(repr((sorted(plain.items()), self.copies, self.seed)).encode())

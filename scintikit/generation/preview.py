@@ -11,7 +11,7 @@ from monai.data import Dataset
 from monai.engines import Workflow
 from torch.utils.data import default_collate
 
-from scintikit.engines.handlers import side_by_side
+from scintikit.engines.handlers import check_interval, side_by_side
 from scintikit.generation.counts import stabilise, unstabilise
 from scintikit.generation.flow import batch_labels
 from scintikit.generation.sampler import Sampler
@@ -64,6 +64,7 @@ class PreviewSamples:
         tokenizer: Tokenizer | None = None,
         noise_shape: Sequence[int] | None = None,
     ) -> None:
+        check_interval(interval)
         self.writer = writer
         self.network = network
         self.dataset = dataset
@@ -106,7 +107,7 @@ class PreviewSamples:
             )
             shape = batch["image"].shape if self.noise_shape is None else (len(batch["image"]), *self.noise_shape)
             noise = torch.randn(shape, generator=generator)
-            conditions = {"y": batch_labels(batch["label"]), "mask": batch["mask"], "level": batch["level"]}
+            conditions = {"y": batch_labels(batch["label"]), "mask": batch["mask"], "level": batch["level"].float()}
             if self.tokenizer is not None:
                 conditions["tokens"] = self.tokenizer([item.get("prompt", "") for item in items[start : start + BATCH]])
             conditions = {name: value.to(device) for name, value in conditions.items()}

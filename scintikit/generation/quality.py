@@ -137,7 +137,7 @@ class Diversity:
     @classmethod
     def of(cls, pictures: torch.Tensor) -> Diversity:
         """Return the diversity of pictures `(B, C, H, W)`."""
-        small = shrink(pictures).flatten(1).double().cpu()
+        small = shrink(pictures).flatten(1).cpu().double()
         return cls(len(small), small.sum(dim=0).tolist(), float(small.square().sum()))
 
     def __add__(self, other: Diversity) -> Diversity:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from scintikit.engines.calibration import load_measured
+from scintikit.engines.saving import save_atomic
 from scintikit.errors import ConfigError
-from scintikit.files import file_sha256, write_atomic
+from scintikit.files import file_sha256
 from scintikit.generation.fields import CameraFields, field_of
 from scintikit.generation.quality import Diversity, picture_statistics, plausible_limits
 
@@ -29,6 +30,11 @@ def label_key(label: int | Sequence[int] | torch.Tensor) -> str:
     """Return a label as text: "2" for a class number, "0110" for a list of 0/1."""
     value: Any = label.tolist() if isinstance(label, torch.Tensor) else label
     return "".join(str(int(v)) for v in value) if isinstance(value, list | tuple) else str(int(value))
+
+
+def patient_hash(patient: str) -> str:
+    """Return what stands for a patient's pseudonym in `generation.pt`."""
+    return hashlib.sha256(patient.encode()).hexdigest()[:16]
 
 
 def check_trained(weights: Path) -> None:
@@ -50,8 +56,8 @@ def measure_training(
 ) -> Path:
     """Measure the training pictures that `model.pt` has seen; write `generation.pt` beside it and return its path.
 
-    It holds the count levels of each class at each centre, the limits of the quality gate, and the diversity of each
-    class.
+    It holds the count levels of each class at each centre, the limits of the quality gate, the diversity of each class,
+    and hashes of the patients' pseudonyms.
 
     Parameters
     ----------
@@ -82,8 +88,10 @@ def measure_training(
     levels: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     statistics: dict[str, list[torch.Tensor]] = defaultdict(list)
     diversity: dict[str, Diversity] = defaultdict(Diversity)
+    patients: set[str] = set()
     for item in tqdm(items, desc="measuring", leave=False):
         key, picture = label_key(item["label"]), item["image"][None]
+        patients.add(patient_hash(item["patient"]))
         levels[key][item["centre"]].append(float(item["level"]))
         diversity[key] += Diversity.of(picture)
         for name, value in picture_statistics(picture, item["mask"][None]).items():
@@ -95,11 +103,10 @@ def measure_training(
         "gate": plausible_limits({name: torch.cat(values) for name, values in statistics.items()}),
         "diversity": {key: value.distance for key, value in diversity.items()},
         "fields": {} if fields is None else fields.by_centre,
+        "patients": sorted(patients),
         **(further or {}),
     }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_atomic(path, buffer.getvalue())
+    save_atomic(path, content)
     logger.info("wrote %s", path)
     return path
 
@@ -163,6 +170,11 @@ class TrainingStatistics:
     def centres(self) -> set[str]:
         """Where the pictures come from that it was measured on: those of the model's training."""
         return {centre for centres in self.content["levels"].values() for centre in centres}
+
+    @property
+    def patients(self) -> set[str]:
+        """Hashes of the patients whom the model has seen; none of a model of before they were kept."""
+        return set(self.content.get("patients", ()))
 
     def levels(self, label: int | Sequence[int], centre: str) -> list[float]:
         """Return the count levels of a label's training pictures at a centre; empty if there are none."""

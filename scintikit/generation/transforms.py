@@ -45,9 +45,8 @@ class MaskAndField(Transform):
     """Turn an item's integer mask into channels, and note where its camera looked, before anything is resampled.
 
     `mask` becomes `(views * labels + 1, H, W)`: a channel for each structure of each view, all 0 without a mask, then
-    the camera's field of view (what is padded later lies outside and becomes 0). A mask of one view holds for all.
-    Adds `has_mask`, and of the file `matrix` (rows, columns) and `pixel_mm` (row, column), to which a generated picture
-    can be brought back.
+    the camera's field of view (what is padded later lies outside and becomes 0). Adds of the file `matrix` (rows,
+    columns) and `pixel_mm` (row, column), to which a generated picture can be brought back.
 
     Parameters
     ----------
@@ -67,12 +66,12 @@ class MaskAndField(Transform):
         self.fields = fields
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with the four entries."""
+        """Return the data with the three entries."""
         image, views, size = data["image"], len(data["image"]), data["image"].shape[1:]
         structures = torch.zeros(views * self.labels, *size)
         if "mask" in data and self.labels:
             values = data["mask"].as_tensor()
-            if values.shape[1:] != size or len(values) not in (1, views):
+            if values.shape != image.shape:
                 raise DatasetError(
                     f"the mask of {data['id']} is {tuple(values.shape)}, its image {tuple(image.shape)}; "
                     "a mask must lie on its image's grid"
@@ -83,12 +82,11 @@ class MaskAndField(Transform):
                     "see --mask_labels"
                 )
             numbers = torch.arange(1, self.labels + 1)[:, None, None]
-            structures = (values[:, None] == numbers).expand(views, -1, -1, -1).flatten(0, 1).float()
+            structures = (values[:, None] == numbers).flatten(0, 1).float()
         field = torch.ones(*size) if self.fields is None else self.fields.field(data["centre"], size)
         return {
             **data,
             "mask": MetaTensor(torch.cat([structures, field[None]]), meta=image.meta),
-            "has_mask": "mask" in data and self.labels > 0,
             "matrix": torch.tensor(size),
             "pixel_mm": torch.stack([image.affine[axis, axis].abs() for axis in (0, 1)]).float(),
         }

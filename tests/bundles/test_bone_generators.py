@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
 from scintikit.bundles import enter
@@ -214,6 +215,43 @@ def test_resumed_gan_training_goes_on_exactly(gan: Path, tiny_bone_dataset: str,
     resumed, straight = (torch.load(folder / "model.pt", weights_only=True) for folder in (tmp_path, gan))
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     assert not all(torch.equal(first[name], straight[name]) for name in straight)
+
+
+def test_state_of_the_gan_is_kept_whole_and_a_stopped_training_leaves_the_model_of_before(tmp_path: Path) -> None:
+    enter(BUNDLES / "spect_bone_cls")
+    from scripts.gan import KeepState
+
+    network = torch.nn.Linear(1, 1)
+    keep = KeepState(str(tmp_path), {"network": network}, network, interval=2)
+    (tmp_path / "model.pt").write_bytes(b"of before")
+
+    def stop(engine: Engine) -> None:
+        raise KeyboardInterrupt
+
+    stopped, whole = (Engine(lambda engine, batch: None) for _ in range(2))
+    stopped.add_event_handler(Events.EPOCH_STARTED(once=5), stop)
+    keep.attach(stopped)
+    keep.attach(whole)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run([1], max_epochs=6)
+    assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint_epoch=4.pt"]
+    assert (tmp_path / "model.pt").read_bytes() == b"of before"
+    whole.run([1], max_epochs=6)
+    assert torch.load(tmp_path / "model.pt", weights_only=True).keys() == network.state_dict().keys()
+    with pytest.raises(ConfigError, match="an interval is 0"):
+        KeepState(str(tmp_path), {}, network, interval=0)
+
+
+def test_gan_says_which_labels_and_precision_it_needs() -> None:
+    enter(BUNDLES / "spect_bone_cls")
+    from scripts.gan import Adversary, PrepareScans
+
+    image = torch.rand(2, 2, 8, 4)
+    batch = {"image": image, "label": torch.tensor([0, 1]), "mask": image[:, :1], "level": torch.ones(2)}
+    with pytest.raises(ConfigError, match=r"labels are class numbers.*--multi_label"):
+        PrepareScans()(batch, "cpu")
+    with pytest.raises(ConfigError, match="no scaled loss for fp16"):
+        Adversary(torch.nn.Identity(), precision="fp16")
 
 
 def test_gan_learns_from_the_training_split_alone(gan: Path, tiny_bone_dataset: str) -> None:

@@ -31,6 +31,7 @@ from scintikit.errors import ConfigError, DatasetError, ScintikitError
 from scintikit.files import file_sha256
 from scintikit.generation import CameraFields, QualityGate, measure_training
 from scintikit.generation.quality import picture_statistics
+from scintikit.generation.statistics import patient_hash
 from tools.run import BUNDLES, run
 
 CONFIGS = BUNDLES / "fm_generator" / "configs"
@@ -277,6 +278,19 @@ def test_a_model_that_knows_a_centre_of_the_external_test_is_refused(
     next(iter(levels.values()))["F"] = [50.0]
     _change(folder, levels=levels)
     with pytest.raises(DatasetError, match=r"trained on scintigrams of centre F, which .* keeps for the external test"):
+        generate(tmp_path / "D", ckpt_dir=str(folder))
+    assert not (tmp_path / "D").exists()
+
+
+def test_a_model_that_knows_a_held_out_patient_is_refused(
+    generate: Callable[..., Path], model: Path, tiny_dataset: str, tmp_path: Path
+) -> None:
+    splits = load_dataset(tiny_dataset).splits
+    known = _content(model)["patients"]
+    assert sorted({patient_hash(item["patient"]) for item in splits["training"]}) == known
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    _change(folder, patients=[*known, patient_hash(splits["validation"][0]["patient"])])
+    with pytest.raises(DatasetError, match=r"was trained on 1 patients whom .* keeps for validation or test"):
         generate(tmp_path / "D", ckpt_dir=str(folder))
     assert not (tmp_path / "D").exists()
 

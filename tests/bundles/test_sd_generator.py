@@ -177,6 +177,19 @@ def test_pictures_are_encoded_once(
     assert sorted(encoded[1:]) == ["training_latents", "validation_latents"]
 
 
+def test_latents_are_known_by_masks_and_settings_too(tiny_dataset: str, model: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(tiny_dataset, tmp_path / "own"))
+
+    def key(**changes: Any) -> str:
+        return _parser(str(own), model, **changes).get_parsed_content("train#dataset")._key()
+
+    before = key()
+    assert key() == before
+    assert key(assumed_spacing_mm=2.0) != before
+    Path(load_datalist(own, "training")[0]["mask"]).write_bytes(b"another mask")
+    assert key() != before
+
+
 def test_mirrored_copies_have_mirrored_masks_and_prompts(tiny_dataset: str, model: Path) -> None:
     still = {"augmentation#rotate_deg": 0.0, "augmentation#shift": 0.0, "augmentation#scale": 0.0}
     parser = _parser(tiny_dataset, model, copies=1, **still)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import ScaleIntensity
 from monai.visualize import GradCAM
 
 from scintikit.data import UNKNOWN, BatchAugmentation, Resampled, UnknownMaskd
-from scintikit.engines import AutocastInferer, ClipGradients, PrepareImages, grad_cam, pick_device, pick_dtype
-from scintikit.errors import ImageReadError
+from scintikit.engines import (
+    AutocastInferer,
+    ClipGradients,
+    EpochProgress,
+    PrepareImages,
+    ValidateEpochs,
+    grad_cam,
+    pick_device,
+    pick_dtype,
+)
+from scintikit.errors import ConfigError, ImageReadError
 
 
 def test_inferer_returns_float32_in_either_precision() -> None:
@@ -161,3 +171,20 @@ def test_masks_that_would_be_misread_are_refused() -> None:
         fill(_masked(torch.tensor(255.0)))
     with pytest.raises(ImageReadError, match=r"m\.png is a mask of the views ANT of an image of ANT,POST"):
         fill(_masked(torch.tensor(1.0), views="ANT"))
+
+
+def test_the_error_of_another_handler_is_not_hidden_by_the_progress_bar() -> None:
+    def fail(engine: Engine) -> None:
+        raise ImageReadError("what went wrong")
+
+    engine = Engine(lambda engine, batch: None)
+    engine.add_event_handler(Events.STARTED, fail)
+    EpochProgress().attach(engine)
+    with pytest.raises(ImageReadError, match="what went wrong"):
+        engine.run([1])
+
+
+@pytest.mark.parametrize("interval", [0, -1, True, 1.5])
+def test_intervals_are_whole_numbers_of_epochs(interval: object) -> None:
+    with pytest.raises(ConfigError, match=r"an interval is .*; expected a whole number"):
+        ValidateEpochs(None, interval)  # type: ignore[arg-type]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from ignite.engine import Engine, Events
 from monai.engines import PrepareBatch
 from monai.inferers import Inferer
 from monai.networks.blocks import Convolution, ResidualUnit, SubpixelUpsample
@@ -20,6 +22,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from scintikit.data.augmentation import mix_seed
 from scintikit.engines import AutocastInferer
+from scintikit.engines.handlers import check_interval
+from scintikit.engines.saving import save_atomic
 from scintikit.errors import ConfigError, ScintikitError
 from scintikit.generation import stabilise, unstabilise
 from scintikit.generation.flow import batch_labels
@@ -208,7 +212,10 @@ class PrepareScans(PrepareBatch):
         self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> Scans:
         """Return the real scans."""
-        values = (batchdata["image"], batch_labels(batchdata["label"]), batchdata["mask"], batchdata["level"])
+        label = batch_labels(batchdata["label"])
+        if label.ndim != 2:
+            raise ConfigError("labels are class numbers, this GAN learns lists of 0/1; index with --multi_label")
+        values = (batchdata["image"], label, batchdata["mask"], batchdata["level"])
         self.reals = Scans(*(value.to(device, torch.float32, non_blocking=non_blocking) for value in values))
         return self.reals
 
@@ -257,6 +264,8 @@ class Adversary:
 
     Raises
     ------
+    ConfigError
+        For fp16, which needs a scaled loss: MONAI's GanTrainer has none.
     ScintikitError
         In training, if a picture or a loss is not finite.
     """
@@ -267,6 +276,8 @@ class Adversary:
         augmentation: Callable[[torch.Tensor], torch.Tensor] | None = None,
         precision: str = "auto",
     ) -> None:
+        if precision == "fp16":
+            raise ConfigError("this training has no scaled loss for fp16; give --precision bf16 or fp32")
         self.discriminator = discriminator
         self.augmentation = augmentation
         self.inferer = AutocastInferer(precision)
@@ -303,6 +314,47 @@ class Adversary:
         level = fakes.level.cpu()[:, None, None, None]
         counts = torch.poisson(unstabilise(expected, level), generator=self.generator)
         return fakes.x + (stabilise(counts, level) - expected).to(fakes.x)
+
+
+class KeepState:
+    """Keep all that the training needs to be resumed, and in the end the averaged generator, `model.pt`.
+
+    MONAI's CheckpointSaver writes in place, removes the last state before the next one is written, and writes
+    `model.pt` over that of an earlier training also when this one is stopped or fails.
+
+    Parameters
+    ----------
+    folder
+        Where the files go.
+    state
+        What has a `state_dict`, by name.
+    average
+        The averaged generator.
+    interval
+        Every how many epochs `checkpoint_epoch=N.pt` is written; the one before is then removed.
+    """
+
+    def __init__(self, folder: str, state: Mapping[str, Any], average: nn.Module, interval: int) -> None:
+        check_interval(interval)
+        self.folder = Path(folder)
+        self.state = state
+        self.average = average
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._keep)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _keep(self, engine: Engine) -> None:
+        path = self.folder / f"checkpoint_epoch={engine.state.epoch}.pt"
+        save_atomic(path, {name: part.state_dict() for name, part in self.state.items()})
+        for old in self.folder.glob("checkpoint_epoch=*.pt"):
+            if old != path:
+                old.unlink()
+
+    def _finish(self, engine: Engine) -> None:
+        save_atomic(self.folder / "model.pt", self.average.state_dict())
 
 
 class GanSampler:
