@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from scintikit.files import file_sha256
 from scintikit.generation import QualityGate, TrainingStatistics, load_generation, measure_training
 from scintikit.generation.quality import Diversity
-from scintikit.generation.statistics import label_key
+from scintikit.generation.statistics import label_key, patient_hash
 
 SETTINGS = {"class_names": ["a", "b"], "spacing_mm": 2.4, "views": ["ANT"]}
 
@@ -28,6 +28,7 @@ def _items(label: Any = int) -> list[dict[str, Any]]:
             "level": 100.0 + k,
             "label": label(k % 2),
             "centre": "AAB"[k % 3],
+            "patient": f"P{k // 2}",
         }
         for k in range(12)
     ]
@@ -56,6 +57,7 @@ def test_levels_limits_and_diversity_of_each_class(folder: str) -> None:
     assert QualityGate(statistics)(pictures, masks) == [""] * 12
     assert QualityGate(statistics)(pictures * 3, masks) != [""] * 12
     assert statistics.levels(1, "B") == [105.0, 111.0]
+    assert statistics.patients == {patient_hash(f"P{number}") for number in range(6)}
     assert statistics.levels(1, "Z") == []
 
 
