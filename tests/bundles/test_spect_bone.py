@@ -70,13 +70,21 @@ def test_an_absent_view_counts_for_nothing(networks: ModuleType) -> None:
     assert all(weight.grad.isfinite().all() for weight in network.parameters() if weight.grad is not None)
     assert network.heat_maps(scans)[:, :, 1].max() == 0
     deepest = []
-    network.exchange.register_forward_hook(lambda *call: deepest.append(call[-1]))
+    network.lateral[-1].register_forward_pre_hook(lambda _, inputs: deepest.append(inputs[0]))
     _, found, whole = network.read(scans)
     assert torch.allclose(whole, deepest[0][::2].mean((2, 3)), atol=1e-6)
     evidence = found[:, :, 0].flatten(2)
     pooled = (logits - network.whole(whole) - network.offset) / network.scale
     assert (pooled >= evidence.amin(2)).all()
     assert (pooled <= evidence.amax(2)).all()
+
+
+def test_any_size_fits_its_lesion_map(networks: ModuleType) -> None:
+    lesions = importlib.import_module("scripts.lesions")
+    scans, mask = torch.rand(2, 2, 203, 51), torch.zeros(2, 2, 203, 51, dtype=torch.uint8)
+    batch = {"image": scans, "mask": mask, "label": torch.zeros(2, 2), "id": ["a", "b"]}
+    images, labels, _, how = lesions.PrepareLesions(2)(batch, "cpu")
+    assert networks.build()(images, **how).shape == labels.shape
 
 
 def test_eight_scans_are_learned_by_heart(networks: ModuleType) -> None:
@@ -242,7 +250,7 @@ def test_onnx_gives_the_same_table_and_heat_maps(
         run("spect_bone_cls", "inference", batch_size=2, precision="fp32", runtime=runtime, **folders, **small_bone)
         pictures = [np.asarray(Image.open(path)) for path in sorted((tmp_path / runtime / "images").glob("*.png"))]
         outputs[runtime] = pd.read_csv(tmp_path / runtime / "predictions.csv"), np.stack(pictures).astype(int)
-    pd.testing.assert_frame_equal(outputs["onnx"][0], outputs["torch"][0], atol=1e-4, rtol=0)
+    pd.testing.assert_frame_equal(outputs["onnx"][0], outputs["torch"][0], atol=1e-4, rtol=1e-4)
     assert abs(outputs["onnx"][1] - outputs["torch"][1]).max() <= 2
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from scintikit.data import UNKNOWN
 from scintikit.engines import PrepareImages
 from scintikit.errors import DatasetError
-from scripts.network import BLOCK
+from scripts.network import PLACE
 
 NOT_KNOWN = -1.0
 
@@ -62,7 +62,7 @@ class PrepareLesions(PrepareImages):
         maps = torch.stack([mask == disease for disease in range(1, self.diseases + 1)], 1).to(image.dtype)
         if self.augmentation is not None:
             image, maps = self.augmentation(image, maps)
-        places = F.max_pool2d(maps.flatten(1, 2), BLOCK).unflatten(1, maps.shape[1:3]) > 0.5
+        places = F.max_pool2d(maps.flatten(1, 2), PLACE, ceil_mode=True).unflatten(1, maps.shape[1:3]) > 0.5
         # Of a whole scan, not of places: what comes in from outside when it is moved would count as looked at.
         lesions = places.float().masked_fill(unknown[:, None, None, None, None], NOT_KNOWN)
         label = torch.as_tensor(batchdata["label"]).to(image)

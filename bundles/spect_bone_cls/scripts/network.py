@@ -7,11 +7,14 @@ All of them take images `(B, 2, H, W)`, anterior and posterior as displayed, and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.networks.blocks import Convolution, ResidualUnit
+from monai.networks.blocks import Convolution
 from monai.networks.nets import DenseNet121, resnet18
+from monai.networks.nets.resnet import ResNetBlock
 from torch import nn
 
 from scintikit.data import mirror_posterior
@@ -19,7 +22,8 @@ from scintikit.engines import coordinates, grad_cam
 from scintikit.errors import ConfigError, did_you_mean
 
 VIEWS = 2
-BLOCK = 4
+#: Pixels of a side of the places that evidence is read from.
+PLACE = 4
 #: Evidence to start with: most places are healthy, and it must not take a training to find that out.
 HEALTHY = -3.0
 #: Beta to start with: a lesion of twenty places must outweigh sixteen thousand healthy ones.
@@ -29,36 +33,40 @@ NOTHING = -1e4
 
 
 class TwoViewNetwork(nn.Module):
-    """One encoder for both views, which then look at each other; the strongest evidence decides.
+    """One encoder for both views, each of which sees the other one; the strongest evidence decides.
 
-    The posterior view is mirrored, so that the same place of the body lies at the same pixel in both. Blocks of 4 x 4
-    pixels become channels first, which costs nothing and spares the convolutions at full size; two more channels tell
-    where a block lies. A shared encoder reads each view. At its deepest level each view sees what the other one shows
-    there, and the maps are handed back up to the blocks, where a lesion is a few of them. There every place of both
-    views has its evidence s for each disease, and the scan has the mean of s with the weights softmax(beta s), with a
-    learned beta: attention that one metastasis can win as well as thirty can. Its logit is linear in that mean, for a
-    place and a scan are not ill equally often. What no single place shows comes from the mean of the deepest maps; it
-    also lets labels alone teach the encoder from the first step.
+    The posterior view is mirrored, so that the same place of the body lies at the same pixel in both. A shared encoder
+    reads each view, with the other one as its second channel; two more channels tell where a pixel lies. At every level
+    each place then learns what is seen there in the other view, and on the other side of the body in both: a lesion
+    shows more in one view than in the other and on one side only, what is normal is symmetric. The maps are handed
+    back up to a quarter of the resolution, where a lesion is a few places. There every place of both views has its
+    evidence s for each disease, and the scan has the mean of s with the weights softmax(beta s), with a learned beta:
+    attention that one metastasis can win as well as thirty can. Its logit is linear in that mean, for a place and a
+    scan are not ill equally often. What no single place shows comes from the mean of the deepest maps; it also lets
+    labels alone teach the encoder from the first step.
 
     Parameters
     ----------
     diseases
         D, number of logits.
+    stem
+        Width of the encoder at 1/2 of the resolution.
     channels
-        Width of the encoder at 1/4, 1/8, 1/16, ... of the resolution.
+        Its widths at 1/4, 1/8, 1/16, ...
     width
         Of the maps that evidence is read from.
     """
 
-    def __init__(self, diseases: int = 2, channels: Sequence[int] = (48, 96, 160, 192), width: int = 48) -> None:
+    def __init__(
+        self, diseases: int = 2, stem: int = 32, channels: Sequence[int] = (48, 96, 192, 320), width: int = 48
+    ) -> None:
         super().__init__()
-        inward = [BLOCK**2 + 2, *channels]
-        self.levels = nn.ModuleList(
-            unit(inward[level], out, stride=1 if level == 0 else 2) for level, out in enumerate(channels)
-        )
-        self.exchange = unit(2 * channels[-1], channels[-1])
+        self.stem = convolution(VIEWS, stem, kernel_size=7, strides=2)
+        inward = [stem + 2, *channels]
+        self.levels = nn.ModuleList(halve(*sides) for sides in pairwise(inward))
+        self.exchange = nn.ModuleList(convolution(4 * out, out, kernel_size=1) for out in channels)
         self.lateral = nn.ModuleList(nn.Conv2d(out, width, 1) for out in channels)
-        self.smooth = Convolution(2, width, width, act="RELU", norm="BATCH", bias=False, adn_ordering="NA")
+        self.smooth = convolution(width, width, kernel_size=3)
         self.evidence = nn.Conv2d(width, diseases, 1)
         nn.init.constant_(self.evidence.bias, HEALTHY)
         self.beta = nn.Parameter(torch.full((diseases,), SHARPNESS))
@@ -85,14 +93,13 @@ class TwoViewNetwork(nn.Module):
         """Return maps `(B, width, 2, h, w)`, evidence `(B, D, 2, h, w)` and the mean of the deepest maps `(B, C)`."""
         views = mirror_posterior(x).flatten(0, 1)[:, None]  # (2 B, 1, H, W)
         present = (views.amax((1, 2, 3), keepdim=True) > 0).to(views)
-        blocks = F.pixel_unshuffle(views, BLOCK)
-        level = torch.cat([blocks, coordinates(blocks)], 1).contiguous(memory_format=torch.channels_last)
-        levels = []
-        for block in self.levels:
-            level = block(level)
+        level = self.stem(torch.cat([views, _other(views)], 1).contiguous(memory_format=torch.channels_last))
+        level = torch.cat([level, coordinates(level)], 1).contiguous(memory_format=torch.channels_last)
+        levels: list[torch.Tensor] = []
+        for halved, exchange in zip(self.levels, self.exchange, strict=True):
+            level = halved(level)
+            level = level + exchange(_around(level, present))
             levels.append(level)
-        other = (level * present).unflatten(0, (-1, VIEWS)).flip(1).flatten(0, 1)
-        levels[-1] = self.exchange(torch.cat([level, other], 1))
         there = present.unflatten(0, (-1, VIEWS)).sum(1).clamp(min=1)
         whole = (levels[-1].mean((2, 3), keepdim=True) * present).unflatten(0, (-1, VIEWS)).sum(1) / there
         maps = self.lateral[-1](levels[-1])
@@ -179,9 +186,27 @@ def build(architecture: str = "two_view", diseases: int = 2) -> nn.Module:
     )
 
 
-def unit(inward: int, out: int, stride: int = 1) -> nn.Module:
-    """Return two 3 x 3 convolutions with a shortcut."""
-    return ResidualUnit(2, inward, out, strides=stride, act="RELU", norm="BATCH", bias=False)
+def convolution(inward: int, out: int, **options: Any) -> nn.Module:
+    """Return a convolution with batch normalisation and ReLU."""
+    return Convolution(2, inward, out, act="RELU", norm="BATCH", adn_ordering="NA", bias=False, **options)
+
+
+def halve(inward: int, out: int) -> nn.Module:
+    """Return a residual block that halves the size; its shortcut is the mean of four pixels, as in ResNet-D."""
+    mean = nn.AvgPool2d(2, ceil_mode=True)
+    shortcut = nn.Sequential(mean, nn.Conv2d(inward, out, 1, bias=False), nn.BatchNorm2d(out))
+    return ResNetBlock(inward, out, spatial_dims=2, stride=2, downsample=shortcut)
+
+
+def _around(level: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Return `(2 B, 4 C, h, w)`: what is seen at each place, there in the other view, and opposite in both."""
+    both = torch.cat([level, _other(level * present)], 1)
+    return torch.cat([both, both.flip(3)], 1)
+
+
+def _other(views: torch.Tensor) -> torch.Tensor:
+    """Return for each of the views `(2 B, C, h, w)` the other one of the same patient."""
+    return views.unflatten(0, (-1, VIEWS)).flip(1).flatten(0, 1)
 
 
 def _by_patient(maps: torch.Tensor) -> torch.Tensor:
