@@ -66,7 +66,8 @@ COMPARISONS = {
     "augmentation": {name: SMALL | options for name, options in AUGMENTATIONS.items()},
     "size": SIZES,
 }
-BASES = ("own, labels and masks", "none", "geometric", "512 x 128")  # what the others of a comparison are compared with
+#: What the others of a comparison are compared with.
+BASES = ("own, labels and masks", "own, labels", "none", "geometric", "512 x 128")
 ASKED_AGAIN = ("architecture", "image_size", "spacing_mm")  # what evaluation must be told as training was
 METRICS = ("macro_auc", "macro_auprc", "macro_f1", "exact_match")
 

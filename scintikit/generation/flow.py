@@ -12,7 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from scintikit.data.augmentation import mix_seed
 from scintikit.errors import ConfigError
 
-TIMES = ("uniform", "logit_normal")
+#: Centre and width of the logit-normal distributions that times can come from; None is uniform.
+TIMES: dict[str, tuple[float, float] | None] = {"uniform": None, "logit_normal": (0.0, 1.0), "early": (-0.8, 1.0)}
 
 
 class PrepareFlow(PrepareBatch):
@@ -29,7 +30,9 @@ class PrepareFlow(PrepareBatch):
     condition_dropout
         Probability with which a sample's class, and its structures, are left out.
     time
-        "uniform", or "logit_normal" (Esser et al., ICML 2024), which prefers the middle of the path.
+        "uniform"; "logit_normal" (Esser et al., ICML 2024), which prefers the middle of the path; or "early", the same
+        about the earlier time of Li and He (arXiv 2511.13720): where much lies at its own place, as in a whole body, it
+        is settled there, and the loss, divided by (1 - t)^2, hardly looks there.
     last_time
         End of the times that are drawn. Sampling jumps to the expected picture from there, so later times, at which
         there is nothing left to learn but grain, would waste the network.
@@ -84,7 +87,10 @@ class PrepareFlow(PrepareBatch):
         # One time from each of `count` equal slices: the loss of a batch varies less (Kingma et al., NeurIPS 2021).
         slices = torch.randperm(count, generator=self.generator)
         u = (slices + torch.rand(count, generator=self.generator)) / count
-        return self.last_time * (torch.sigmoid(torch.special.ndtri(u)) if self.time == "logit_normal" else u)
+        if logit_normal := TIMES[self.time]:
+            centre, width = logit_normal
+            u = torch.sigmoid(centre + width * torch.special.ndtri(u))
+        return self.last_time * u
 
     def _forget_class(self, label: torch.Tensor) -> torch.Tensor:
         forget = torch.rand(len(label), generator=self.generator) < self.condition_dropout

@@ -50,6 +50,13 @@ def _randomised(network: torch.nn.Module) -> torch.nn.Module:
     return network.eval()
 
 
+@pytest.mark.parametrize("places", [False, True])
+def test_network_can_be_told_where_a_place_is(network_class: Any, places: bool) -> None:
+    network = _randomised(network_class(unshuffle=2, channels=(32,), attention_levels=(False,), places=places))
+    answer = network(torch.zeros(1, 1, 128, 32))[0, 0, :, 16]
+    assert bool((answer[48] - answer[80]).abs() > 1e-4) == places  # far from the edges all else is equal
+
+
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize("mask_labels", [0, 3])
 @pytest.mark.parametrize("unshuffle", [2, 4])

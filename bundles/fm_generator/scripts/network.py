@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from monai.networks.nets import DiffusionModelUNet
 from torch import nn
 
+from scintikit.engines import coordinates
 from scintikit.errors import ConfigError
 
 #: Smallest 1 - t to divide by: at the end of the path the velocity would be a difference of equals divided by nothing.
@@ -36,6 +37,9 @@ class FlowNetwork(nn.Module):
         2 for each level after the first.
     channels, attention_levels, num_res_blocks, num_head_channels, norm_num_groups
         As of `monai.networks.nets.DiffusionModelUNet`.
+    places
+        Tell each place its row and column in two more channels (CoordConv, arXiv 1807.03247). A picture of a whole body
+        has everything at its place, and a convolution is blind to where it is.
     """
 
     def __init__(
@@ -49,16 +53,18 @@ class FlowNetwork(nn.Module):
         num_res_blocks: int = 1,
         num_head_channels: int = 32,
         norm_num_groups: int = 16,
+        places: bool = False,
     ) -> None:
         super().__init__()
         self.image_channels = image_channels
         self.classes = classes
         self.mask_labels = mask_labels
         self.unshuffle = unshuffle
+        self.places = places
         self.step = unshuffle * 2 ** (len(channels) - 1)
         self.unet = DiffusionModelUNet(
             spatial_dims=2,
-            in_channels=unshuffle**2 * (image_channels + mask_labels + 1),
+            in_channels=unshuffle**2 * (image_channels + mask_labels + 1) + 2 * places,
             out_channels=unshuffle**2 * image_channels,
             channels=channels,
             attention_levels=attention_levels,
@@ -104,6 +110,8 @@ class FlowNetwork(nn.Module):
         if mask.shape[1] != self.mask_labels + 1:
             raise ConfigError(f"masks have {mask.shape[1]} channels; expected {self.mask_labels + 1}, see mask_labels")
         inputs = F.pixel_unshuffle(torch.cat([x, 2 * mask - 1], dim=1), self.unshuffle)
+        if self.places:
+            inputs = torch.cat([inputs, coordinates(inputs)], dim=1)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         picture = F.pixel_shuffle(self.unet(inputs, t * 1000, class_labels=self.one_hot(x, y)), self.unshuffle)
         return (picture - x) / (1 - t).clamp(min=NEAREST)[:, None, None, None]
