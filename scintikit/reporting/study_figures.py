@@ -6,6 +6,7 @@ Each function takes parts of the results of a study (see `scintikit.reporting.st
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,7 +111,7 @@ def _forest_text(
     axes.set(xlim=(0, 1.8 + 0.85 * len(comparisons)), ylim=(len(scenarios) - 0.4, -0.6))
     for number, (title, texts) in enumerate(columns.items()):
         place = 0 if not number else 0.95 + 0.85 * number
-        axes.text(place, -0.75, title, fontsize=8, color=MUTED)
+        axes.text(place, -0.75, fill(title, 11) if number else title, fontsize=8, color=MUTED, va="bottom")
         for row, text in enumerate(texts):
             axes.text(place, row, text, va="center", fontsize=8.5, weight="bold" if text.endswith("*") else "normal")
 
