@@ -79,6 +79,17 @@ def test_an_absent_view_counts_for_nothing(networks: ModuleType) -> None:
     assert (pooled <= evidence.amax(2)).all()
 
 
+def test_each_place_sees_the_other_view_and_the_opposite_side(networks: ModuleType) -> None:
+    views = torch.rand(2, 3, 4, 6)  # one patient's
+    around = networks._around(views, torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1))
+    own, other, opposite, opposite_other = around.split(3, dim=1)
+    assert torch.equal(own, views)
+    assert torch.equal(opposite, views.flip(3))
+    assert torch.equal(other[1], views[0])
+    assert torch.equal(opposite_other[1], views[0].flip(2))
+    assert not other[0].any()  # the second view was not acquired
+
+
 def test_any_size_fits_its_lesion_map(networks: ModuleType) -> None:
     lesions = importlib.import_module("scripts.lesions")
     scans, mask = torch.rand(2, 2, 203, 51), torch.zeros(2, 2, 203, 51, dtype=torch.uint8)
