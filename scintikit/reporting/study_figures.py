@@ -31,6 +31,8 @@ from scintikit.reporting.figures import (
 from scintikit.reporting.scores import interval_text
 
 ROW = 0.235  # inches for a scenario
+COLUMN = 0.95  # inches for a column of differences
+HEAD_LINE = 0.14  # inches for each further line of a column's head
 PANELS_IN_ROW = 3
 NOT_GENERATED = {"original", "acquired", "simulated", "augmented"}  # kinds of training images
 NARROW = 7  # metrics that fit half of the page
@@ -82,8 +84,9 @@ def scenario_forest(
     comparisons : mapping
         By base; a base's own score is drawn as a line, that of the first with its interval as a band.
     """
-    figure = Figure(figsize=(WIDE, 1.1 + ROW * len(scenarios)), layout="constrained")
-    wide = 1.8 + 0.85 * len(comparisons)  # inches for the text
+    further = max((_head(base).count("\n") for base in comparisons), default=0)
+    figure = Figure(figsize=(WIDE, 1.35 + HEAD_LINE * further + ROW * len(scenarios)), layout="constrained")
+    wide = 1.8 + COLUMN * len(comparisons)  # inches for the text
     axes, text = figure.subplots(1, 2, width_ratios=(WIDE - wide, wide))
     _rows(axes, list(scenarios))
     lines = _references(axes, {base: scenarios[base]["scores"][metric] for base in comparisons})
@@ -106,14 +109,28 @@ def _forest_text(
     """Write the numbers beside the rows: the score, and the difference to each base."""
     columns = {"mean (95 % interval)": [interval_text(entry["scores"][metric], 3) for entry in scenarios.values()]}
     for base, comparison in comparisons.items():
-        columns[f"minus {base}"] = [_difference_text(comparison.get(name), metric) for name in scenarios]
+        columns[_head(base)] = [_difference_text(comparison.get(name), metric) for name in scenarios]
     axes.axis("off")
-    axes.set(xlim=(0, 1.8 + 0.85 * len(comparisons)), ylim=(len(scenarios) - 0.4, -0.6))
+    axes.set(xlim=(0, 1.8 + COLUMN * len(comparisons)), ylim=(len(scenarios) - 0.4, -0.6))
     for number, (title, texts) in enumerate(columns.items()):
-        place = 0 if not number else 0.95 + 0.85 * number
-        axes.text(place, -0.75, fill(title, 11) if number else title, fontsize=8, color=MUTED, va="bottom")
+        place = 0 if not number else 1.8 + COLUMN * (number - 1)
+        axes.annotate(
+            title,
+            (place, -0.6),
+            (0, 2),
+            textcoords="offset points",
+            va="bottom",
+            fontsize=8,
+            color=MUTED,
+            annotation_clip=False,
+        )
         for row, text in enumerate(texts):
             axes.text(place, row, text, va="center", fontsize=8.5, weight="bold" if text.endswith("*") else "normal")
+
+
+def _head(base: str) -> str:
+    """Return the head of a column of differences, in lines that fit it."""
+    return fill(f"minus {base}", 11)
 
 
 def _difference_text(comparison: Mapping[str, Any] | None, metric: str) -> str:

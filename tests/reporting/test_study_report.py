@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from scintikit.errors import ReportError
@@ -326,6 +327,19 @@ def test_forest_has_a_row_for_each_scenario_and_a_dot_for_each_seed(results: dic
     assert [list(line.get_xdata()) for line in dots] == [entry["per_seed"]["macro_f1"] for entry in scenarios.values()]
     difference = results["comparisons"]["O"]["SD3"]["macro_f1"]["difference"]["value"]
     assert f"{difference:+.3f} *" in [note.get_text() for note in text.texts]
+
+
+def test_long_names_of_bases_stand_beside_each_other(results: dict[str, Any]) -> None:
+    scenarios = dict.fromkeys(("own, labels and masks", "geometric + GAN"), results["scenarios"]["O"])
+    comparisons = {name: {} for name in scenarios}
+    figure = study_figures.scenario_forest(scenarios, "macro_f1", comparisons)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    heads = [note for note in figure.axes[1].texts if note.get_text().startswith("minus")]
+    left, right = (head.get_window_extent(renderer) for head in heads)
+    assert left.x1 < right.x0
+    assert right.x1 <= figure.bbox.x1
+    assert [head.get_text().replace("\n", " ") for head in heads] == [f"minus {name}" for name in scenarios]
 
 
 def test_dose_curve_begins_without_synthetic_images_and_needs_two_doses(
