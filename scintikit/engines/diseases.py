@@ -128,15 +128,16 @@ class WriteDiseases(PredictionWriter):
         }
 
     def draw(self, engine: SupervisedEvaluator, images: torch.Tensor, pred: torch.Tensor) -> Iterable[bytes]:
-        """Return the views side by side, then under the heat map of each disease."""
+        """Return the views that were acquired side by side, then under the heat map of each disease."""
         heat = heat_maps(engine.network, images)
         if heat is None:
             raise ConfigError(f"{type(engine.network).__name__} has no heat maps to draw; leave out --heat")
-        pictures = side_by_side(images.float().cpu().numpy())
-        maps = side_by_side(enlarge(heat, images.shape[-2:]))
-        for picture, strengths, probabilities in zip(pictures, maps, pred.float().cpu().numpy(), strict=True):
+        scans, maps = images.float().cpu().numpy(), enlarge(heat, images.shape[-2:])
+        for views, strengths, probabilities in zip(scans, maps, pred.float().cpu().numpy(), strict=True):
             titles = [f"{name} {p:.2f}" for name, p in zip(self.class_names, probabilities, strict=True)]
-            yield overlay_png(picture, strengths, 2, field="inverted", titles=["scintigram", *titles])
+            there = views.any(axis=(1, 2))  # a view that was not acquired is 0
+            picture, heat_map = side_by_side(views[there]), side_by_side(strengths[:, there])
+            yield overlay_png(picture, heat_map, 2, field="inverted", titles=["scintigram", *titles])
 
 
 def _unknown(mask: torch.Tensor | None) -> bool:

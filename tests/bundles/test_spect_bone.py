@@ -241,7 +241,8 @@ def test_inference_takes_two_frames_pairs_and_single_views_and_names_the_rest(
         )
     assert "only the posterior view" in table.loc["posterior.dcm", "warning"]
     assert "upside_down.dcm" in table.loc["upside_down.dcm", "error"]
-    assert (output / "images" / "whole.dcm.png").stat().st_size > 1000
+    both, one = (Image.open(output / "images" / f"{name}.dcm.png").size for name in ("whole", "posterior"))
+    assert both == (2 * one[0], one[1]), "a view that was not acquired is drawn"
 
 
 @pytest.mark.onnx
