@@ -2,12 +2,14 @@
 
     python -m benchmarks.bone_comparison networks --dataset B --folder F --output FILE.json
     python -m benchmarks.bone_comparison augmentation --dataset B --folder F --gan G --fm S --output FILE.json
+    python -m benchmarks.bone_comparison masks --dataset B --folder F --fm S --output FILE.json
     python -m benchmarks.bone_comparison size --dataset B --folder F --output FILE.json
 
 networks: our own, with lesion masks and from labels alone, and the three baselines from labels.
 augmentation: our own network from labels alone, since scans of the GAN have no masks: none, geometric, and geometric
 with the synthetic scans of a generator, whose datasets G and S, of one number of scans, are merged into the training
 split.
+masks: our own network with lesion masks: geometric, and geometric with the scans and masks of flow matching.
 size: our own network with masks on pictures of several sizes.
 
 Networks and augmentations are compared at 256 x 64 pixels, where a training takes a quarter of the time. All take the
@@ -56,6 +58,7 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "geometric + GAN": {**LABELS, "source": "gan"},
     "geometric + FM": {**LABELS, "source": "fm"},
 }
+MASKS: dict[str, dict[str, Any]] = {"geometric": {}, "geometric + FM": {"source": "fm"}}
 SIZES: dict[str, dict[str, Any]] = {
     "256 x 64": SMALL,
     "512 x 128": {},
@@ -64,6 +67,7 @@ SIZES: dict[str, dict[str, Any]] = {
 COMPARISONS = {
     "networks": {name: SMALL | options for name, options in NETWORKS.items()},
     "augmentation": {name: SMALL | options for name, options in AUGMENTATIONS.items()},
+    "masks": {name: SMALL | options for name, options in MASKS.items()},
     "size": SIZES,
 }
 #: What the others of a comparison are compared with.

@@ -33,6 +33,7 @@ from scintikit.reporting.scores import interval_text
 ROW = 0.235  # inches for a scenario
 COLUMN = 0.95  # inches for a column of differences
 HEAD_LINE = 0.14  # inches for each further line of a column's head
+HEAD_WIDTH = 11  # letters in such a line
 PANELS_IN_ROW = 3
 NOT_GENERATED = {"original", "acquired", "simulated", "augmented"}  # kinds of training images
 NARROW = 7  # metrics that fit half of the page
@@ -95,7 +96,8 @@ def scenario_forest(
         values = np.array(scenario["per_seed"][metric], dtype=float)
         axes.plot(values, np.full(len(values), row + 0.27), ".", color=group.colour, markersize=3.5, alpha=0.8)
         _estimate(axes, row, scenario["scores"][metric], group)
-    axes.get_yticklabels()[0].set_weight("bold")
+    if base := next(iter(comparisons), None):
+        axes.get_yticklabels()[list(scenarios).index(base)].set_weight("bold")
     axes.set_xlabel(f"{metric_name(metric)}; small dots: seeds")
     _forest_text(text, scenarios, metric, comparisons)
     handles = [*_handles(scenarios.values()), *lines]
@@ -130,7 +132,8 @@ def _forest_text(
 
 def _head(base: str) -> str:
     """Return the head of a column of differences, in lines that fit it."""
-    return fill(f"minus {base}", 11)
+    head = f"minus {base}"
+    return head if len(head) <= HEAD_WIDTH else "minus\n" + fill(base, HEAD_WIDTH)
 
 
 def _difference_text(comparison: Mapping[str, Any] | None, metric: str) -> str:
