@@ -79,7 +79,7 @@ def scenario_forest(
     Parameters
     ----------
     scenarios : mapping
-        In the order of the rows.
+        In the order of the rows; the name of the best is bold.
     metric : str
         A key of `scores` and `per_seed`.
     comparisons : mapping
@@ -96,8 +96,9 @@ def scenario_forest(
         values = np.array(scenario["per_seed"][metric], dtype=float)
         axes.plot(values, np.full(len(values), row + 0.27), ".", color=group.colour, markersize=3.5, alpha=0.8)
         _estimate(axes, row, scenario["scores"][metric], group)
-    if base := next(iter(comparisons), None):
-        axes.get_yticklabels()[list(scenarios).index(base)].set_weight("bold")
+    means = [scenario["scores"][metric]["value"] for scenario in scenarios.values()]
+    best = max(range(len(means)), key=lambda row: -np.inf if means[row] is None else means[row])
+    axes.get_yticklabels()[best].set_weight("bold")
     axes.set_xlabel(f"{metric_name(metric)}; small dots: seeds")
     _forest_text(text, scenarios, metric, comparisons)
     handles = [*_handles(scenarios.values()), *lines]

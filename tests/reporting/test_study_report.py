@@ -319,10 +319,13 @@ def test_groups_count_augmented_copies_as_no_synthetic_images(results: dict[str,
 
 
 def test_forest_has_a_row_for_each_scenario_and_a_dot_for_each_seed(results: dict[str, Any]) -> None:
-    scenarios = {name: results["scenarios"][name] for name in ("O+FM", "O", "SD3")}
+    scenarios = {name: results["scenarios"][name] for name in ("O", "O+FM", "SD3")}
     figure = study_figures.scenario_forest(scenarios, "macro_f1", {"O": results["comparisons"]["O"]})
     axes, text = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == list(scenarios)
+    labels = axes.get_yticklabels()
+    assert [label.get_text() for label in labels] == list(scenarios)
+    best = max(scenarios, key=lambda name: scenarios[name]["scores"]["macro_f1"]["value"])
+    assert [label.get_text() for label in labels if label.get_weight() == "bold"] == [best]
     dots = [line for line in axes.lines if line.get_marker() == "."]
     assert [list(line.get_xdata()) for line in dots] == [entry["per_seed"]["macro_f1"] for entry in scenarios.values()]
     difference = results["comparisons"]["O"]["SD3"]["macro_f1"]["difference"]["value"]
