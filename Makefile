@@ -52,7 +52,7 @@ system:
 	for tool in dciodvfy:dicom3tools Orthanc:orthanc storescu:dcmtk cc:gcc chromium:chromium; do \
 		command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; \
 	done; \
-	case "$$missing" in *orthanc*) missing="$$missing orthanc-dicomweb libc6-dev";; esac; \
+	ls /usr/share/orthanc/plugins/*DicomWeb* >/dev/null 2>&1 || missing="$$missing orthanc-dicomweb libc6-dev"; \
 	[ -z "$$missing" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; } || \
 		echo "not installed, their tests will be skipped:$$missing"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from scintikit.data import load_dataset
@@ -161,6 +162,12 @@ def test_onnx_gives_the_same_table(tiny_dataset: str, tiny_model: Path, tmp_path
             runtime=runtime,
         )
         tables[runtime] = pd.read_csv(tmp_path / runtime / "predictions.csv")
+    # The threshold is the score of a validation picture, which rounding may put on either side.
+    threshold = torch.load(models / "calibration.pt", weights_only=True)["ood"]["threshold"]
+    clear = (tables["torch"]["ood_score"] - threshold).abs() > 1e-4
+    assert (~clear).sum() <= 1
+    for table in tables.values():
+        table["unlike_training_data"] &= clear
     pd.testing.assert_frame_equal(tables["onnx"], tables["torch"], atol=1e-4, rtol=0)
     assert (models / "model.onnx").is_file()
 
